@@ -1,0 +1,198 @@
+"""Seconds per step and peak memory of each method, the plain way and ours.
+
+`python -m experiments.bench.protect` prints a Markdown table. The plain way is what released code does: both
+networks in one graph, weights that collect gradients, float32, the picture and the target encoded again
+wherever a term needs them. Ours is the method as shipped. Each case runs in a fresh process, so that the
+peak is its own; the ratio of two cases of one run is the figure to quote.
+
+    --shape builtin|sd15     the built-in model, or a random model of Stable Diffusion 1.5's shape
+    --width 0.5              scales the channels of the latter, to fit a small machine
+    --side 512 --steps 3 --device cpu
+"""
+
+import argparse
+import gc
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attacks import autocast
+from attacks.objectives import value_and_gradient
+from diffusion.load import load
+from diffusion.losses import denoising_loss, score_gradient
+from diffusion.model import DiffusionModel
+from protect.methods import create
+from protect.methods.draws import draw_noise
+from protect.picture import network_precision
+from protect.targets import texture
+
+ROUTES = ("plain", "ours", "ours-float32")
+COLUMNS = ("method", "plain s", "ours s", "ratio", "ratio in float32", "plain MB", "ours MB", "ratio")
+METHODS = ("photoguard", "mist-textural", "advdm", "mist", "sds-minus", "sdst-minus")
+Step = Callable[[Tensor], object]
+
+
+def sd15_shaped(width: float) -> DiffusionModel:
+    """A random model of Stable Diffusion 1.5's shape with `width` times its channels; its text is fixed."""
+    from types import SimpleNamespace
+
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from diffusion.latent import LatentDiffusion
+    from diffusion.schedule import NoiseSchedule
+
+    class Words(torch.nn.Module):
+        def forward(self, prompts: list[str]) -> SimpleNamespace:
+            return SimpleNamespace(last_hidden_state=torch.zeros(len(prompts), 77, 768))
+
+    def channels(*full: int) -> tuple[int, ...]:
+        return tuple(int(count * width) // 32 * 32 for count in full)
+
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=channels(128, 256, 512, 512),
+        layers_per_block=2,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=channels(320, 640, 1280, 1280),
+        cross_attention_dim=768,
+        attention_head_dim=8,
+    )
+    return LatentDiffusion(vae, unet, NoiseSchedule.scaled_linear(), texts=[Words()], name="sd15-shaped")
+
+
+def plain_step(name: str, model: DiffusionModel, target: Tensor) -> Step:
+    """One step as released code takes it, up to the gradient in `images.grad`."""
+    model.requires_grad_(True)
+    condition = model.condition(["a photo"])
+
+    def denoising(images: Tensor) -> Tensor:
+        z = model.encode(images)
+        t, noise = draw_noise(model, z, None)
+        return denoising_loss(model, z, noise, t, condition).sum()
+
+    def textural(images: Tensor) -> Tensor:
+        return (model.encode(images) - model.encode(target)).square().sum()
+
+    def distilled(images: Tensor) -> Tensor:
+        z = model.encode(images)
+        t, noise = draw_noise(model, z, None)
+        return (z * score_gradient(model, z, noise, t, condition)).sum()
+
+    def unused(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return 0 * (model.encode(images).sum() + model.encode(target).sum())
+
+    losses: dict[str, Callable[[Tensor], Tensor]] = {
+        "photoguard": lambda images: model.encode(images).norm(),
+        "mist-textural": textural,
+        "advdm": lambda images: unused(images) + denoising(images),
+        "mist": lambda images: denoising(images) - textural(images),
+        "sds-minus": distilled,
+        "sdst-minus": lambda images: distilled(images) - textural(images),
+    }
+
+    def step(images: Tensor) -> None:
+        model.zero_grad()
+        losses[name](images.detach().requires_grad_()).backward()
+
+    return step
+
+
+def our_step(
+    name: str, model: DiffusionModel, images: Tensor, target: Tensor, precision: torch.dtype
+) -> Step:
+    """One step as the method takes it inside `pgd`."""
+    objective = create(name).objective(model, images, target=target, generator=None)
+    if precision != torch.float32:
+        objective = autocast(objective, precision)
+    return lambda images: value_and_gradient(objective, images)
+
+
+def run_case(case: dict) -> dict:
+    """Measure one case in this process: median seconds per step and peak megabytes above the loaded model."""
+    device = torch.device(case["device"])
+    model = load("builtin") if case["shape"] == "builtin" else sd15_shaped(case["width"])
+    model.to(device)
+    images = torch.rand(1, 3, case["side"], case["side"], device=device)
+    target = texture(case["side"], case["side"]).to(device)
+    precision = network_precision("auto", device) if case["route"] == "ours" else torch.float32
+    if case["route"] == "plain":
+        step = plain_step(case["method"], model, target)
+    else:
+        step = our_step(case["method"], model, images, target, precision)
+    gc.collect()
+    before = _peak_megabytes(device, reset=True)
+    seconds = []
+    for _ in range(case["steps"] + 1):
+        start = time.perf_counter()
+        step(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    steady = sorted(seconds[1:])[len(seconds[1:]) // 2]
+    return {
+        **case,
+        "seconds": steady,
+        "megabytes": _peak_megabytes(device) - before,
+        "precision": str(precision),
+    }
+
+
+def _peak_megabytes(device: torch.device, *, reset: bool = False) -> float:
+    if device.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated() / 2**20
+    if reset and Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=("builtin", "sd15"), default="builtin")
+    parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(run_case(json.loads(arguments.case))))
+        return
+    shared = {key: getattr(arguments, key) for key in ("shape", "width", "side", "steps", "device")}
+    print(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", sep="\n")
+    for method in arguments.methods:
+        plain, ours, single = (_in_fresh_process({**shared, "method": method, "route": r}) for r in ROUTES)
+        ratios = [case["seconds"] / plain["seconds"] for case in (ours, single)]
+        memory = ours["megabytes"] / plain["megabytes"]
+        speed = f"{plain['seconds']:.3f} | {ours['seconds']:.3f} | {ratios[0]:.2f} | {ratios[1]:.2f}"
+        peak = f"{plain['megabytes']:.0f} | {ours['megabytes']:.0f} | {memory:.2f}"
+        print(f"| {method} | {speed} | {peak} |", flush=True)
+
+
+def _in_fresh_process(case: dict) -> dict:
+    command = [sys.executable, "-m", "experiments.bench.protect", "--case", json.dumps(case)]
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
