@@ -26,6 +26,7 @@ class AutoencoderTraining(L.LightningModule):
         squared_weight: float = 4.0,
         kl_weight: float = 1e-5,
         start_from: str | None = None,
+        decoder_only: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -42,9 +43,13 @@ class AutoencoderTraining(L.LightningModule):
             sample_size=256,
         ).to(memory_format=torch.channels_last)
         if start_from is not None:
-            # The weights themselves: their average still lags behind while the learning rate is high.
-            state = torch.load(start_from, map_location="cpu", weights_only=True)["current_model_state"]
+            # Averages lag while the learning rate is high; but denoisers have met the averaged encoder.
+            which = "state_dict" if decoder_only else "current_model_state"
+            state = torch.load(start_from, map_location="cpu", weights_only=True)[which]
             self.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+        if decoder_only:
+            self.autoencoder.encoder.requires_grad_(False)
+            self.autoencoder.quant_conv.requires_grad_(False)
 
     def training_step(self, batch: dict, index: int) -> Tensor:
         x = (2 * batch["image"] - 1).to(memory_format=torch.channels_last)
@@ -69,7 +74,8 @@ class AutoencoderTraining(L.LightningModule):
         )
 
     def configure_optimizers(self) -> dict:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+            trained, lr=self.hparams.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
         )
         return cosine_after_warmup(self, optimizer, warmup=self.hparams.warmup_steps)

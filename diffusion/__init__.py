@@ -1,0 +1,1 @@
+"""Generative models behind one interface: schedules, denoisers, samplers, losses and loading."""

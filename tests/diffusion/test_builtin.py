@@ -1,0 +1,111 @@
+"""The shipped weights: what their card says of them holds, on pictures that no training saw."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from diffusion.load import BUILTIN, load
+from diffusion.losses import denoising_loss
+from diffusion.samplers import inpaint
+from imaging.io import read
+from imaging.metrics import psnr
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("builtin")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """The four example photographs at 256 px."""
+    images = [read(EXAMPLES / f"{name}.png").pixels for name in PHOTOS]
+    return torch.cat([interpolate(i, size=256, mode="bicubic", antialias=True).clamp(0, 1) for i in images])
+
+
+@pytest.fixture(scope="module")
+def latents(model, photos):
+    with torch.no_grad():
+        return model.encode(photos)
+
+
+def test_the_files_are_the_ones_on_the_card():
+    card = (BUILTIN / "README.md").read_text()
+    listed = dict(re.findall(r"\| `([^`]+\.safetensors)` \| \d+ \| `([0-9a-f]{64})` \|", card))
+    found = {
+        str(path.relative_to(BUILTIN)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in BUILTIN.rglob("*.safetensors")
+    }
+    assert listed == found
+
+
+def test_the_weights_are_small_enough_to_travel_with_every_clone():
+    assert sum(path.stat().st_size for path in BUILTIN.rglob("*.safetensors")) <= 24 * 2**20
+
+
+def test_photographs_survive_the_autoencoder(model, photos, latents):
+    with torch.no_grad():
+        values = psnr(photos, model.decode(latents))
+    assert values.mean() >= 25, values
+
+
+@pytest.mark.parametrize("decile", range(10))
+def test_the_denoiser_beats_the_best_linear_guess_at_every_noise_level(model, latents, decile):
+    generator = torch.Generator().manual_seed(decile)
+    condition = model.condition(["a photo"])
+    losses, guesses = [], []
+    for time in (100 * decile + 20, 100 * decile + 80):
+        t, noise = torch.full((4,), time), torch.randn(latents.shape, generator=generator)
+        with torch.no_grad():
+            losses.append(denoising_loss(model, latents, noise, t, condition).mean())
+        z_t, target = model.schedule.add_noise(latents, noise, t), model.target(latents, noise, t)
+        factor = (z_t * target).sum() / z_t.square().sum()
+        guesses.append((target - factor * z_t).square().mean())
+    assert sum(losses) < 0.9 * sum(guesses)
+
+
+def test_colour_words_act(model, latents):
+    """The right colours lower the loss: these captions name what the pictures are full of."""
+    right = [
+        "a photo of a woman, orange and grey, bright",
+        "a photo of a cat, tan and brown, mid tone",
+        "a photo of a cup, red and brown, dark",
+        "a photo of a rocket, black and blue, dark",
+    ]
+    wrong = [right[2], right[3], right[0], right[1]]
+    generator, difference = torch.Generator().manual_seed(0), []
+    for time in range(300, 1000, 50):
+        t, noise = torch.full((4,), time), torch.randn(latents.shape, generator=generator)
+        with torch.no_grad():
+            pair = [
+                denoising_loss(model, latents, noise, t, model.condition(words)) for words in (wrong, right)
+            ]
+        difference.append((pair[0] - pair[1]).mean())
+    assert sum(difference) > 0
+
+
+def test_inpainting_continues_the_picture(photos):
+    painter = load("builtin-inpainting")
+    masks = torch.zeros(4, 1, 256, 256)
+    masks[..., 96:160, 96:160] = 1
+    repainted = inpaint(
+        painter,
+        photos,
+        masks,
+        painter.condition(["a photo"]),
+        steps=15,
+        generator=torch.Generator().manual_seed(0),
+    )
+    other = photos.roll(
+        1, 0
+    )  # what a guess that ignores the surroundings is worth: another picture's content
+    hole = masks.bool().expand_as(photos)
+    error, blind = ((guess - photos)[hole].square().mean() for guess in (repainted, other))
+    assert error < blind
