@@ -2,8 +2,8 @@
 
 The denoising loss of a latent model needs the gradient of the encoder and of the denoiser. Score
 distillation leaves the denoiser's Jacobian out (`score_gradient`); the split chain rule computes it first
-and frees it before the encoder runs (`split_gradient`). Both leave a gradient with respect to `z`, which
-`linear_surrogate` hands to any optimiser as a loss.
+and frees it before the encoder runs (`split_gradient`). Both leave a gradient with respect to `z`; the sum of
+its product with `z` is a loss that carries it on through the encoder.
 """
 
 from collections.abc import Callable
@@ -47,26 +47,16 @@ def score_gradient(
     return -error if model.prediction == "sample" else error
 
 
-def linear_surrogate(z: Latents, gradient: Latents, value: Losses | None = None) -> Losses:
-    """Return a loss with the given gradient with respect to `z`, reporting `value` if one is given.
-
-    Backpropagating it through the encoder that made `z` completes a chain rule whose first half was
-    computed elsewhere.
-    """
-    surrogate = (gradient.detach() * z).flatten(1).sum(1)
-    return surrogate if value is None else surrogate + (value - surrogate).detach()
-
-
 def split_gradient(loss: Callable[[Latents], Losses], z: Latents) -> tuple[Losses, Latents]:
     """Return (value, gradient) of `loss` at `z`, both detached, with the graph of `loss` already freed.
 
-    With `linear_surrogate` this is the full chain rule at the peak memory of the larger of the two networks
-    instead of their sum; exact, because encoding is deterministic:
+    Carried on through a second encoding, this is the full chain rule at the peak memory of the larger of the
+    two networks instead of their sum; exact, because encoding is deterministic:
 
         with torch.no_grad():
             z = model.encode(images)
         value, gradient = split_gradient(loss, z)
-        losses = linear_surrogate(model.encode(images), gradient, value)
+        (gradient * model.encode(images)).sum().backward()
 
     Works inside `torch.no_grad()`.
     """

@@ -230,7 +230,8 @@ class DiffusionModel(nn.Module, ABC):
     def freeze(self) -> Self:
         """Stop all weight gradients and training behaviour, such as dropout."""
         self._frozen = True
-        return self.requires_grad_(False).eval()
+        # Half-precision convolutions want channels last: the built-in encoder takes half the time on a CPU.
+        return self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Self:
         """Do nothing on a frozen model, however often a surrounding module is switched to training."""

@@ -50,7 +50,7 @@ class Thief:
     """How the edits are made. The prompt differs from every method's, as a thief's would."""
 
     prompt: str = "a painting of a castle, orange and blue, bright"
-    guidance: float = 3.0
+    guidance: float = 1.0
     steps: int = 20
     strengths: tuple[float, ...] = (0.2, 0.3, 0.5)
     seeds: tuple[int, ...] = (101, 102, 103, 104)
