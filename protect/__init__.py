@@ -1,0 +1,72 @@
+"""Keep pictures out of generative models, by bounded changes that spoil what a model makes of them.
+
+>>> from protect import protect_image
+>>> protected = protect_image("drawing.png", "mist", eps=8 / 255)        # doctest: +SKIP
+
+The command line `protect` and these names are the same functions. Importing this package is instant: a name
+is loaded when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from protect.methods import METHODS, UnknownMethodError, create
+
+if TYPE_CHECKING:
+    from protect.batch import Recipe, Record, run
+    from protect.discover import PlanError, plan
+    from protect.method import ProtectionMethod
+    from protect.methods.advdm import AdvDM
+    from protect.methods.mist import Mist
+    from protect.methods.photoguard import PhotoGuard
+    from protect.methods.sds import SDS, SDST
+    from protect.picture import NothingToProtectError, protect_image
+    from protect.verify import EditChange, Measurement, edit_change, measure
+
+__all__ = [
+    "METHODS",
+    "SDS",
+    "SDST",
+    "AdvDM",
+    "EditChange",
+    "Measurement",
+    "Mist",
+    "NothingToProtectError",
+    "PhotoGuard",
+    "PlanError",
+    "ProtectionMethod",
+    "Recipe",
+    "Record",
+    "UnknownMethodError",
+    "create",
+    "edit_change",
+    "measure",
+    "plan",
+    "protect_image",
+    "run",
+]
+
+_HOMES = {
+    "EditChange": "protect.verify",
+    "Measurement": "protect.verify",
+    "NothingToProtectError": "protect.picture",
+    "PlanError": "protect.discover",
+    "ProtectionMethod": "protect.method",
+    "Recipe": "protect.batch",
+    "Record": "protect.batch",
+    "edit_change": "protect.verify",
+    "measure": "protect.verify",
+    "plan": "protect.discover",
+    "protect_image": "protect.picture",
+    "run": "protect.batch",
+} | {entry.path.partition(":")[2]: entry.path.partition(":")[0] for entry in METHODS.values()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

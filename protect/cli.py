@@ -1,0 +1,263 @@
+"""The command line, `protect INPUT... --method NAME`: it reads and talks, `protect.session` does the work.
+
+Nothing heavy is imported at module level, so that `protect --help` answers at once.
+"""
+
+import logging
+import os
+import sys
+import time
+import traceback
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
+
+import typer
+from typer.core import TyperCommand
+
+from protect.methods import METHODS
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from protect.discover import Job
+    from protect.method import ProtectionMethod
+
+STRENGTHS = {"light": 6, "standard": 8, "strong": 12, "max": 16}
+"""What `--strength` stands for, in 1/255."""
+
+Strength = Literal["light", "standard", "strong", "max"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+_SECONDS_BETWEEN_LINES = 30.0
+
+# What typer raises for a wrong option has no public name of its own.
+_WrongOption = typer.BadParameter.__mro__[1]
+
+
+class _OneLineCommand(TyperCommand):
+    """A command whose complaints take one line, as everything else here does."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except _WrongOption as error:
+            code = _refuse(cast(typer.BadParameter, error).format_message())
+        except typer.Abort:
+            code = _INTERRUPTED
+        if standalone_mode:
+            sys.exit(code or 0)
+        return code
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+def main() -> NoReturn:
+    """Run the command line with the arguments of the process and exit."""
+    app(prog_name="protect")
+    raise AssertionError("a command in standalone mode exits by itself")
+
+
+@app.command(
+    cls=_OneLineCommand,
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+    epilog="A method's own options follow the same way, such as --prompt 'an oil painting' --step-size 0.5;"
+    " --method NAME --options lists them.",
+)
+def protect(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT", help="Pictures, folders or patterns.")
+    ] = None,
+    method: Annotated[str, typer.Option(metavar="NAME", help="What to do; see --list.")] = "mist",
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|DIR", help="Where to. Default: NAME.protected.png beside the input."),
+    ] = None,
+    eps: Annotated[
+        float | None, typer.Option(help="Largest change of any value, of 255; 8 for most methods.")
+    ] = None,
+    strength: Annotated[Strength | None, typer.Option(help="--eps in words: 6, 8, 12 or 16 of 255.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps; 100 for most methods.")] = None,
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME|PATH", help="Model to protect against: auto, builtin, sd15, a folder."),
+    ] = "auto",
+    mask: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Picture of the same size, white where to protect.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same result.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the model.")] = "auto",
+    recursive: Annotated[bool, typer.Option("--recursive", help="Descend into folders.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE.json", help="Write a record of each input.")
+    ] = None,
+    sheet: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.png", help="Draw original, protected, change and edits side by side."),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    show_traceback: Annotated[bool, typer.Option("--traceback", help="Show where errors arose.")] = False,
+    list_methods: Annotated[bool, typer.Option("--list", help="List the methods and exit.")] = False,
+    list_options: Annotated[
+        bool, typer.Option("--options", help="List the method's options and exit.")
+    ] = False,
+) -> int:
+    """Change pictures slightly so that diffusion models cannot use them well.
+
+    It raises the cost of misuse and guarantees nothing. The inputs are never modified.
+    """
+    if list_methods:
+        return _print_methods()
+    if offline:  # read by the hub's client when it is imported
+        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    if not show_traceback:  # warnings of libraries say nothing to a person with a picture
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs it also raises
+    if not (inputs or list_options):
+        return _refuse("no INPUT given; name pictures, folders or patterns, or see protect --help")
+    try:
+        flags = [flag for parameter in context.command.params for flag in parameter.opts]
+        chosen, paths = _method(method, inputs or [], flags, eps=eps, strength=strength, steps=steps)
+        if list_options:
+            return _print_options(method, chosen)
+        from protect.session import Session, prepare, recipe_for
+        from protect.surrogate import choose
+
+        plan = prepare(paths, out=out, recursive=recursive, report=report, sheet=sheet)
+        choice = choose(model)
+        recipe = recipe_for(method, chosen, choice, mask=mask, seed=seed, precision=precision)
+
+        @cache
+        def surrogate():
+            return choice.load(chosen, device=device, precision=precision, offline=offline, whole=bool(sheet))
+
+        with _Terminal(len(plan.jobs) + len(plan.problems), quiet) as screen:
+            session = Session(plan, recipe, surrogate, screen, report, sheet, overwrite, show_traceback)
+            return session.run()
+    except BrokenPipeError:  # somebody reads no further, as `head` does
+        raise
+    except Exception as error:
+        from protect.batch import explain
+
+        if show_traceback:
+            traceback.print_exc()
+        _refuse(explain(error))
+        return _USAGE if isinstance(error, (ValueError, OSError)) else _FAILED
+
+
+def _method(
+    name: str,
+    arguments: list[str],
+    flags: list[str],
+    *,
+    eps: float | None,
+    strength: Strength | None,
+    steps: int | None,
+) -> tuple["ProtectionMethod", list[str]]:
+    """The method with its settings, and the arguments that are inputs. Raises ValueError for mistakes."""
+    from protect.methods import create
+    from protect.options import options, split_arguments
+
+    if eps is not None and strength is not None:
+        raise ValueError("--eps and --strength say the same thing; give one of them")
+    if strength is not None:
+        eps = STRENGTHS[strength]
+    if eps is not None and not 1 <= eps <= 64:
+        raise ValueError(f"--eps is a number of levels from 1 to 64 (of 255); got {eps:g}")
+    given = {"eps": None if eps is None else eps / 255, "steps": steps}
+    own = {flag: option for flag, option in options(create(name)).items() if option.name not in given}
+    paths, values = split_arguments(arguments, own, also=[flag for flag in flags if flag.startswith("--")])
+    values |= {field: value for field, value in given.items() if value is not None}
+    return create(name, **values), paths
+
+
+def _print_methods() -> int:
+    width = max(map(len, METHODS))
+    for name, entry in METHODS.items():
+        typer.echo(f"{name:{width}}  {entry.summary}\n{'':{width}}  against {entry.guards}")
+    return 0
+
+
+def _print_options(name: str, method: "ProtectionMethod") -> int:
+    from protect.options import options
+
+    typer.echo(f"{name}: {METHODS[name.lower()].summary}")
+    for flag, option in options(method).items():
+        unit = " of 255" if option.unit != 1 else ""
+        typer.echo(f"  {flag}  {option.expectation}; default {option.show(option.default)}{unit}")
+        typer.echo(f"      {' '.join(option.doc.split())}")
+    return 0
+
+
+def _refuse(message: str) -> int:
+    """Say what is wrong with the command."""
+    _write(f"protect: {' '.join(message.split())}", error=True)
+    return _USAGE
+
+
+def _write(text: str, *, error: bool = False) -> None:
+    # A file's name may hold what the terminal's encoding lacks, or bytes that are no text at all.
+    encoding = getattr(sys.stderr if error else sys.stdout, "encoding", None) or "utf-8"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=error)
+
+
+class _Terminal:
+    """A progress bar with the time left on a terminal, and elsewhere a line now and then."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self._total, self._quiet = total, quiet
+        self._finished, self._started = 0, time.monotonic()
+        self._last_line = self._started
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "_Terminal":
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+            self._bar = Progress(
+                *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+            )
+            self._task = self._bar.add_task("loading the model", total=self._total)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            _write(text)
+
+    def complain(self, text: str) -> None:
+        _write(text, error=True)
+
+    def update(self, job: "Job", share: float) -> None:
+        done = self._finished + share
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, description=job.input.name)
+        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self.say(f"         {job.input}: {share:.0%}{self._time_left(done)}")
+            self._last_line = time.monotonic()
+
+    def finish(self) -> None:
+        self._finished += 1
+        self._last_line = time.monotonic()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._finished)
+        elif self._finished < self._total:
+            self.say(f"         {self._finished} of {self._total}{self._time_left(self._finished)}")
+
+    def _time_left(self, done: float) -> str:
+        seconds = (time.monotonic() - self._started) * (self._total - done) / max(done, 1e-6)
+        left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        return f", about {left} left"

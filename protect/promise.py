@@ -1,0 +1,35 @@
+"""What may be said about a protection, and what may not: one line for each, beside every result."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion.known import KNOWN
+from protect.methods import METHODS
+
+NO_GUARANTEE = "raises the cost of misuse; does not guarantee"
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Two halves of one honest sentence."""
+
+    against: str
+    """What the protection is aimed at."""
+    not_against: str
+    """What it is not known to withstand."""
+
+
+def promise(method: str, model: str) -> Promise:
+    """Return what a method of the table, made against a model, is aimed at and what it leaves open."""
+    guards = METHODS[method.lower()].guards
+    if model in KNOWN and KNOWN[model].hub is None:
+        return Promise(
+            f"{guards}. The built-in model is small: it aims at the structure shared by latent autoencoders",
+            "carry-over to Stable Diffusion or FLUX is not shown, and purification may remove it",
+        )
+    name = Path(model).name if Path(model).exists() else model
+    reach = KNOWN[model].protects if model in KNOWN else f"what {name!r} and models with its autoencoder do"
+    return Promise(
+        f"{guards}. With this model: {reach}",
+        "carry-over to models with another autoencoder is not shown, and purification may remove it",
+    )

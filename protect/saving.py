@@ -1,0 +1,74 @@
+"""A result on the disk: room for it is checked before the work, and what was written is read back."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from imaging.io import Picture, is_lossless, read, write
+from protect.verify import Measurement, measure
+
+
+class VerificationError(ValueError):
+    """The file that was read back is not what was written."""
+
+
+def check_writable(path: Path, *, at_least: int = 0) -> None:
+    """Make sure, before any work, that a file can be made at `path` and that there is some room for it.
+
+    Raises OSError with a sentence.
+    """
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if path.is_dir():
+        raise IsADirectoryError(f"the output {path} is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise PermissionError(f"cannot write into {folder} ({error.strerror})") from error
+    if free < at_least:
+        raise OSError(
+            f"the disk of {folder} is full: {free / 1e6:.1f} MB free, {at_least / 1e6:.1f} MB or more needed"
+        )
+
+
+def save(
+    original: Picture, protected: Picture, path: Path, *, eps: float, overwrite: bool = False
+) -> tuple[Measurement, list[str]]:
+    """Write a protected picture, read it back and measure it; a file that fails the test is removed.
+
+    Args:
+        original: the picture before protection.
+        protected: what to write.
+        path: where to; folders on the way are made.
+        eps: the bound that a lossless file has to keep.
+        overwrite: replace a file that exists.
+
+    Returns:
+        The measurement of the decoded file, and sentences about what the format changed.
+
+    Raises:
+        imaging.PictureError: it cannot be written.
+        VerificationError: a lossless file breaks the bound.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    notes = list(write(protected, path, overwrite=overwrite))
+    try:
+        measured = measure(original, read(path), intended=protected)
+        # The decoded values are whole levels, so a thousandth is far more than float error and far less than
+        # a level.
+        excess = measured.linf > eps * 255 + 1e-3
+        if excess and is_lossless(path):
+            raise VerificationError(
+                f"the written file differs by {measured.linf:g}/255 from its input; it was removed"
+            )
+    except Exception:
+        path.unlink(missing_ok=True)
+        raise
+    if excess:
+        notes.append(
+            f"{path.suffix[1:].upper()} changes pixels by itself, here by up to {measured.linf:.3g} of 255"
+        )
+    return measured, notes
