@@ -82,17 +82,16 @@ def caption_effect(model: LatentDiffusion, z: Tensor, captions: Sequence[str]) -
 
 
 @torch.no_grad()
-def hole_error(model: LatentDiffusion, images: Tensor, masks: Tensor) -> tuple[float, float, Tensor]:
-    """Mean squared error in the hole, repainted and filled with the mean colour; and the repainted."""
-    condition = model.condition(["a photo"] * len(images))
-    repainted = inpaint(model, images, masks, condition, steps=20, generator=torch.Generator().manual_seed(2))
-    visible = 1 - masks
-    mean = (images * visible).sum((2, 3), keepdim=True) / visible.sum((2, 3), keepdim=True).clamp_min(1)
-
-    def inside(guess: Tensor) -> float:
-        return float(((guess - images).square() * masks).sum() / (3 * masks.sum()))
-
-    return inside(repainted), inside(mean.expand_as(images)), repainted
+def context_effect(model: LatentDiffusion, z: Tensor, images: Tensor, masks: Tensor) -> tuple[float, float]:
+    """Mean loss of an inpainting model told the right surroundings, and told another picture's."""
+    right = model.inpainting(model.condition(["a photo"]), images, masks)
+    wrong = model.inpainting(model.condition(["a photo"]), images.roll(1, 0), masks)
+    generator, losses = torch.Generator().manual_seed(2), []
+    for time in range(50, 1000, 100):
+        t, noise = torch.full((len(z),), time), torch.randn(z.shape, generator=generator)
+        losses.append([denoising_loss(model, z, noise, t, c).mean() for c in (right, wrong)])
+    first, second = torch.tensor(losses).mean(0).tolist()
+    return first, second
 
 
 @torch.no_grad()
@@ -156,9 +155,13 @@ def main(data: str) -> None:
     painter = load("builtin-inpainting")
     masks = random_masks(24, SIDE, generator=torch.Generator().manual_seed(4))
     keep = masks.mean((1, 2, 3)) < 0.9
-    mine, fill, repainted = hole_error(painter, images[:24][keep], masks[keep])
-    lines += ["", f"Mean squared error inside holes: repainted {mine:.4f}, visible mean colour {fill:.4f}."]
-    sheet = samples(model, images[:24][keep][:6], masks[keep][:6], repainted[:6])
+    right, wrong = context_effect(painter, z[:24][keep], images[:24][keep], masks[keep])
+    lines += ["", f"Inpainting denoiser: right surroundings {right:.4f}, another picture's {wrong:.4f}."]
+    shown, holes = images[:24][keep][:6], masks[keep][:6]
+    with torch.no_grad():
+        words, seed = painter.condition(["a photo"] * len(shown)), torch.Generator().manual_seed(2)
+        repainted = inpaint(painter, shown, holes, words, steps=20, generator=seed)
+    sheet = samples(model, shown, holes, repainted)
     write(Picture.from_pixels(sheet), out / "samples.png", overwrite=True)
     lines += ["", "## Files", "", "| file | KiB | SHA-256 |", "|---|---|---|", *checksums(out)]
     card = out / "README.md"

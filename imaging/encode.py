@@ -1,7 +1,6 @@
 """From a Picture to the bytes of a file: lossless where the format allows, faithful elsewhere."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from io import BytesIO
 from typing import Any
@@ -13,15 +12,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from imaging import deep, tiff, webp
-from imaging.errors import MissingExtraError, UnsupportedPictureError
+from imaging.capacity import check_pixels, reduce_metadata
+from imaging.errors import MissingExtraError
 from imaging.formats import Format
 from imaging.gif import indexed
 from imaging.guards import encoding, quiet_pillow
-from imaging.metadata import upright_exif
 from imaging.picture import Picture
-
-_LARGEST_SEGMENT = 65_000
-"""A JPEG keeps EXIF, XMP and comment in one segment each, of 65,533 bytes with their headings."""
 
 _HEIC_TILE = 1024
 """As cameras do; a single HEVC frame of 24 megapixels is more than libheif's own decoder can read back."""
@@ -38,103 +34,10 @@ def encode(picture: Picture, target: Format) -> tuple[bytes, tuple[str, ...]]:
         MissingExtraError: an optional package is needed.
         PictureWriteError: the encoder gave up.
     """
-    _check_pixels(picture, target)
+    check_pixels(picture, target)
     with quiet_pillow(), encoding(target.name):
-        carried, notes = _reduce(picture, target)
-        return _ENCODERS[target.name](carried), tuple(notes)
-
-
-def _check_pixels(picture: Picture, target: Format) -> None:
-    name, carries = target.name, target.carries
-    if "alpha" not in carries and not _is_opaque(picture):
-        raise UnsupportedPictureError(f"has transparency, which {name} cannot keep; write PNG, WebP or TIFF")
-    if "frames" not in carries and picture.frames > 1:
-        raise UnsupportedPictureError(
-            f"has {picture.frames} frames, which {name} cannot keep; write PNG or WebP"
-        )
-    if "durations" in carries and picture.frames > 1 and not picture.durations:
-        raise UnsupportedPictureError(
-            f"has {picture.frames} pages, which {name} would show as an animation; write TIFF"
-        )
-    if "deep" not in carries and picture.levels > 255:
-        raise UnsupportedPictureError(f"has 16 bits per channel, which {name} cannot keep; write PNG or TIFF")
-    if max(picture.height, picture.width) > target.largest:
-        raise UnsupportedPictureError(
-            f"has {picture.width} x {picture.height} px, and {name} ends at {target.largest}; write PNG"
-        )
-
-
-def _is_opaque(picture: Picture) -> bool:
-    return picture.alpha is None or bool((picture.alpha == picture.levels).all())
-
-
-def _reduce(picture: Picture, target: Format) -> tuple[Picture, list[str]]:
-    """Take away what the format cannot hold, with a note on each loss."""
-    lost: dict[str, Any] = {}
-    notes = []
-    for attribute, (nothing, meaning) in _METADATA.items():
-        if getattr(picture, attribute) and attribute not in target.carries:
-            lost[attribute] = nothing
-            notes.append(f"{target.name} cannot keep {meaning}")
-        elif target.name == "JPEG" and attribute in ("exif", "xmp") and _too_long(picture, attribute):
-            lost[attribute] = nothing
-            notes.append(f"JPEG cannot keep {meaning} of this length")
-    if picture.exif and "exif" not in lost:
-        lost["exif"] = _writable_exif(picture, target)
-        notes += (
-            [] if lost["exif"] else [f"the EXIF data is damaged and could not be written to {target.name}"]
-        )
-    text = tuple(each for each in picture.text if _keeps_text(each, target))
-    if text != picture.text:
-        names = ", ".join(sorted({key for key, _ in set(picture.text) - set(text)}))
-        notes.append(f"{target.name} cannot keep the text fields {names}")
-    if "alpha" not in target.carries:
-        lost["alpha"] = None
-    elif target.name == "GIF" and _is_translucent(picture):
-        notes.append("GIF has no half-transparent pixels; they became opaque or hidden")
-    if picture.colour_chunks and target.name != "PNG":
-        lost["colour_chunks"] = ()
-        if not picture.icc and any(name != b"sRGB" for name, _ in picture.colour_chunks):
-            notes.append(
-                f"{target.name} cannot keep PNG's gamma and primaries, so colours may look different"
-            )
-    return replace(picture, text=text, **lost), notes
-
-
-_METADATA: dict[str, tuple[Any, str]] = {
-    "icc": (None, "the colour profile, so colours may look different"),
-    "exif": (None, "EXIF data"),
-    "xmp": (None, "XMP data"),
-    "dpi": (None, "the resolution in dpi"),
-    "durations": ((), "the durations of frames"),
-    "plays": (0, "how often an animation is shown"),
-}
-
-
-def _too_long(picture: Picture, attribute: str) -> bool:
-    return len(getattr(picture, attribute) or b"") > _LARGEST_SEGMENT
-
-
-def _writable_exif(picture: Picture, target: Format) -> bytes | None:
-    try:
-        exif = upright_exif(picture.exif or b"")  # a block from elsewhere must not turn the picture again
-        if target.name in ("TIFF", "AVIF"):  # the two whose encoders take EXIF apart
-            tiff.tags_from(replace(picture, exif=exif)).tobytes()
-    except Exception:
-        # What damaged EXIF raises is as various as what damaged pixels do.
-        return None
-    return exif
-
-
-def _keeps_text(item: tuple[str, str], target: Format) -> bool:
-    key, text = item
-    comment = "comment" in target.carries and key == "Comment" and len(text) <= _LARGEST_SEGMENT
-    return "text" in target.carries or comment
-
-
-def _is_translucent(picture: Picture) -> bool:
-    alpha = picture.alpha
-    return alpha is not None and bool(((alpha > 0) & (alpha < picture.levels)).any())
+        reduced, notes = reduce_metadata(picture, target)
+        return _ENCODERS[target.name](reduced), tuple(notes)
 
 
 def _encode_png(picture: Picture) -> bytes:
@@ -168,7 +71,8 @@ def _encode_jpeg(picture: Picture) -> bytes:
 
 
 def _encode_webp(picture: Picture) -> bytes:
-    # "exact" keeps the colours under transparent pixels, which the encoder would otherwise replace.
+    # "exact" keeps the colours under transparent pixels, which the encoder would otherwise replace; "quality"
+    # is the effort of a lossless encoder.
     options = {"lossless": True, "exact": True, "quality": 50, "method": 4}
     metadata = {"icc": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
     if picture.frames == 1:
@@ -239,7 +143,7 @@ def _encode_bmp(picture: Picture) -> bytes:
 
 
 def _comment(picture: Picture) -> bytes | None:
-    return next((text.encode("latin-1", "replace") for key, text in picture.text if key == "Comment"), None)
+    return next((text.encode("latin-1") for key, text in picture.text if key == "Comment"), None)
 
 
 def _saved_frames(picture: Picture, format: str, options: dict[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
 """Fences around Pillow: its pixel limit, its warnings and the many exceptions of damaged files, contained."""
 
+import logging
 import os
 import threading
 import warnings
@@ -10,13 +11,14 @@ from PIL import Image
 
 from imaging.errors import DamagedPictureError, PictureError, PictureSizeError, PictureWriteError
 
-# Pillow keeps its pixel limit, and Python its warning filters, in globals of the process.
+# Pillow keeps its pixel limit and log, and Python its warning filters, in globals of the process.
 _process_globals = threading.RLock()
+_pillow_log, _nowhere = logging.getLogger("PIL"), logging.NullHandler()
 
 
 @contextmanager
 def quiet_pillow() -> Iterator[list[str]]:
-    """Collect warnings as messages instead of showing them, and lift Pillow's pixel limit for a while.
+    """Collect warnings as messages, swallow Pillow's log and lift its pixel limit for a while.
 
     The list is filled when the block ends, and Pillow's limit is put back. One thread enters at a time.
     """
@@ -25,10 +27,12 @@ def quiet_pillow() -> Iterator[list[str]]:
         warnings.simplefilter("always")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _pillow_log.addHandler(_nowhere)  # a log that nobody has configured goes to stderr
         try:
             yield messages
         finally:
             Image.MAX_IMAGE_PIXELS = before
+            _pillow_log.removeHandler(_nowhere)
             messages.extend(one_line(each.message) for each in caught if each.category is UserWarning)
 
 

@@ -14,7 +14,7 @@ Scores = Float[Tensor, " batch"]
 
 _SSIM_WINDOW, _SSIM_SIGMA = 11, 1.5
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 for a range L of 1
-_STRIP_ROWS = 512
+_STRIP_ROWS = 64  # few enough to stay in the processor's cache
 
 
 class Survival(NamedTuple):

@@ -120,8 +120,13 @@ class Picture:
         return torch.where(hidden, self.integers, integers)
 
 
+def all_finite(images: Images) -> bool:
+    """Say whether no value is NaN or infinite, without a second tensor of the images' size."""
+    return all(bool(extreme.isfinite()) for extreme in images.aminmax())
+
+
 def _to_integers(images: Images, levels: int) -> Integers:
-    if not images.isfinite().all():
+    if not all_finite(images):
         raise ValueError("pixels must be finite; got NaN or infinity")
     scaled = images.detach().to("cpu", torch.float32) * levels
     return scaled.round_().clamp_(0, levels).to(torch.uint8 if levels == 255 else torch.uint16)

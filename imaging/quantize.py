@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from imaging.picture import Images
+from imaging.picture import Images, all_finite
 
 
 @torch.no_grad()
@@ -32,10 +32,11 @@ def quantize(perturbed: Images, original: Images, eps: float, *, levels: int = 2
         )
     if not eps >= 0 or levels not in (255, 65535):
         raise ValueError(f"expected eps >= 0 and levels 255 or 65535, got eps={eps} and levels={levels}")
-    if not perturbed.isfinite().all():
+    if not all_finite(perturbed):
         raise ValueError("perturbed images must be finite; got NaN or infinity")
     budget = math.floor(eps * levels + 1e-6)  # 8/255 * 255 must not become 7
     centre = (original.float() * levels).round_()
-    rounded = (perturbed.float() * levels).round_()
-    rounded = torch.minimum(rounded, (centre + budget).clamp_(max=levels))
-    return torch.maximum(rounded, (centre - budget).clamp_(min=0)).div_(levels)
+    change = (
+        (perturbed.float() * levels).round_().sub_(centre).clamp_(-budget, budget)
+    )  # exact: small integers
+    return change.add_(centre).clamp_(0, levels).div_(levels)

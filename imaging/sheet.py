@@ -49,7 +49,9 @@ def contact_sheet(rows: Sequence[Row], headings: Sequence[str], *, cell: int = 3
     for row in rows:
         if len(row.cells) != len(headings):
             raise ValueError(f"{row.caption!r} has {len(row.cells)} cells for {len(headings)} headings")
-    largest = max((max(image.shape[-2:]) for row in rows for image in row.cells if image is not None), default=0)
+    largest = max(
+        (max(image.shape[-2:]) for row in rows for image in row.cells if image is not None), default=0
+    )
     cell, count = _fit(len(rows), len(headings), min(cell, max(largest, _SMALLEST_CELL)))
     canvas = Image.new("RGB", _size(count, len(headings), cell), _PAPER)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)

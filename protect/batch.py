@@ -17,7 +17,7 @@ from diffusion.model import DiffusionModel
 from imaging.errors import PictureError
 from imaging.io import read
 from protect.discover import Job, Plan
-from protect.mark import bears, fingerprint, marked
+from protect.mark import bears, fingerprint, has_room, marked
 from protect.memory import PeakMemory
 from protect.method import ProtectionMethod
 from protect.picture import Where, protect_image
@@ -176,12 +176,12 @@ class _Run:
         check_writable(job.output, at_least=job.input.stat().st_size)
         if not os.path.lexists(job.output) or self.overwrite:
             return False
-        if not bears(job.output, mark):
-            raise FileExistsError(
-                f"{job.output} exists and was not made from this input with these settings;"
-                " --overwrite replaces it"
-            )
-        return True
+        if bears(job.output, mark):
+            return True
+        made = "was not made from this input with these settings"
+        unknown = f"{job.output.suffix[1:].upper()} cannot tell what it was made from"
+        reason = made if has_room(job.output) else unknown
+        raise FileExistsError(f"{job.output} exists and {reason}; --overwrite replaces it")
 
     def work(self, job: Job, model: DiffusionModel, mark: str) -> Record:
         recipe, peak = self.recipe, PeakMemory(model.device)

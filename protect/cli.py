@@ -224,7 +224,11 @@ class _Terminal:
 
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
             self._bar = Progress(
-                *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+                *columns,
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # lines that go to a file must arrive there
             )
             self._task = self._bar.add_task("loading the model", total=self._total)
             self._bar.start()

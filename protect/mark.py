@@ -53,6 +53,11 @@ def marked(picture: Picture, mark: str, path: Path) -> Picture:
     return picture
 
 
+def has_room(path: Path) -> bool:
+    """Say whether the format of `path` can hold a mark."""
+    return bool(format_of(path).carries & {"text", "xmp", "comment"})
+
+
 def bears(path: Path, mark: str) -> bool:
     """Say whether the file holds exactly this mark.
 

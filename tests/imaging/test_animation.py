@@ -128,7 +128,7 @@ def test_previews_inside_a_jpeg_are_left_out_with_a_note(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".gif", ".avif"])
 def test_pages_do_not_become_an_animation_unasked(tmp_path, suffix):
-    with pytest.raises(UnsupportedPictureError, match=r"has 4 pages, which .* write TIFF"):
+    with pytest.raises(UnsupportedPictureError, match=r"has 4 pages, and .* write TIFF"):
         write(Picture(frames()[:, :3]), tmp_path / f"a{suffix}")
 
 

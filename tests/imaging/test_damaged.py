@@ -1,5 +1,6 @@
 """Bad input gives one clear line as a PictureError; nothing else comes out, nothing is printed."""
 
+import logging
 import struct
 import warnings
 import zlib
@@ -9,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from imaging.io import (
     DamagedPictureError,
     MissingExtraError,
+    Picture,
     PictureError,
     PictureSizeError,
     UnsupportedPictureError,
     read,
+    write,
 )
 from imaging.metadata import png_chunk
 
@@ -156,6 +160,17 @@ def test_a_missing_extra_names_the_command(tmp_path, monkeypatch):
     path = write_bytes(tmp_path / "a.heic", encoded("HEIC"))
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     assert "pip install 'vernis[heic]'" in message(path, MissingExtraError)
+
+
+def test_what_pillow_logs_about_a_file_is_not_printed(tmp_path, monkeypatch, capfd):
+    write(Picture.from_pixels(torch.zeros(1, 3, 40, 40)), tmp_path / "a.tif")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    at = data.index(struct.pack("<HHIH", 277, 3, 1, 3))  # the samples per pixel
+    data[at + 8 : at + 10] = struct.pack("<H", 35_331)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a program without any logging
+    message(write_bytes(tmp_path / "b.tif", bytes(data)), DamagedPictureError)
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("PIL").handlers == []
 
 
 def mutate(data: bytes, generator: np.random.Generator) -> bytes:

@@ -138,6 +138,19 @@ def test_text_and_colour_chunks_survive_in_png_and_comments_in_jpeg_and_gif(tmp_
         assert any("Title" in note for note in notes)
 
 
+def test_a_comment_that_a_jpeg_cannot_spell_is_left_out_with_a_note(tmp_path):
+    notes = write(replace(full_picture(), text=(("Comment", "\u96ea"),)), tmp_path / "out.jpg")
+    assert any("Comment" in note for note in notes)
+    assert read(tmp_path / "out.jpg").text == ()
+
+
+def test_an_orientation_that_comes_in_from_elsewhere_does_not_turn_the_copy(tmp_path):
+    turned = replace(full_picture(), exif=exif_bytes(6))
+    for suffix in CARRIES_EXIF:
+        write(turned, tmp_path / f"out{suffix}")
+        assert read(tmp_path / f"out{suffix}").width == turned.width
+
+
 def test_what_a_format_cannot_carry_is_said(tmp_path):
     notes = " ".join(write(full_picture(), tmp_path / "out.bmp"))
     for lost in ("profile", "EXIF", "XMP", "Comment, Title"):

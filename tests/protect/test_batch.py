@@ -102,6 +102,13 @@ def test_a_result_in_any_format_that_has_room_for_the_mark_is_skipped(
     assert [record.status for record in protect("a.png", out=f"b{suffix}")] == ["skipped"]
 
 
+def test_a_result_without_room_for_a_mark_is_not_taken_for_done(protect: Runner, draw) -> None:
+    draw("a.png")
+    assert [record.status for record in protect("a.png", out="b.bmp")] == ["done"]
+    (record,) = protect("a.png", out="b.bmp")
+    assert record.error == "b.bmp exists and BMP cannot tell what it was made from; --overwrite replaces it"
+
+
 @pytest.mark.parametrize("what", ["input", "steps", "seed", "model", "mask"])
 def test_another_input_or_setting_is_noticed_and_never_replaces_a_result_by_itself(
     protect: Runner, draw, what: str
