@@ -2,6 +2,7 @@
 others."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -19,7 +20,7 @@ Transform = Callable[[Images], Images]
 class Objective(Protocol):
     """Scores each image; engines ascend. A targeted or descending method returns a negated loss."""
 
-    def __call__(self, images: Images) -> Losses: ...
+    def __call__(self, images: Images, /) -> Losses: ...
 
 
 def cross_entropy(model: nn.Module, labels: Labels) -> Objective:
@@ -68,11 +69,15 @@ def expect(objective: Objective, transforms: Sequence[Transform], *, draws: int 
     def expected(images: Images) -> Losses:
         value, gradient = images.new_zeros(len(images)), torch.zeros_like(images)
         for transform in calls:
-            losses, part = value_and_gradient(lambda leaf, t=transform: objective(t(leaf)), images)
+            losses, part = value_and_gradient(partial(_after, transform, objective), images)
             value, gradient = value + losses / len(calls), gradient + part / len(calls)
         return with_gradient(images, gradient, value)
 
     return expected
+
+
+def _after(transform: Transform, objective: Objective, images: Images) -> Losses:
+    return objective(transform(images))
 
 
 def mean_of(objectives: Sequence[Objective], weights: Sequence[float] | None = None) -> Objective:

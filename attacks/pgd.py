@@ -100,18 +100,17 @@ def _within(perturbed: Images, original: Images, ball: Ball, mask: Mask | None) 
 
 def _ascent_direction(objective: Objective, images: Images, draws: int, step: int) -> tuple[Losses, Images]:
     """Losses and gradient averaged over `draws`, one graph alive at a time."""
-    leaf = images.detach().requires_grad_()
+    leaf, dtype = images.detach().requires_grad_(), images.dtype
     total, gradient = leaf.new_zeros(len(leaf)), torch.zeros_like(images)
     for _ in range(draws):
         losses = objective(leaf)
         if losses.shape != (len(leaf),):
-            raise ValueError(
-                f"an objective returns one loss per image, shape ({len(leaf)},); got {tuple(losses.shape)}"
-            )
+            got = tuple(losses.shape)
+            raise ValueError(f"an objective returns one loss per image, shape ({len(leaf)},); got {got}")
         gradient += torch.autograd.grad(losses.sum(), leaf)[0]
-        total += losses.detach()
-    _require_finite(total, "loss", losses.dtype, step)
-    _require_finite(gradient, "gradient", losses.dtype, step)
+        total, dtype = total + losses.detach(), losses.dtype
+    _require_finite(total, "loss", dtype, step)
+    _require_finite(gradient, "gradient", dtype, step)
     return total / draws, gradient / draws
 
 

@@ -75,7 +75,7 @@ _STABILITY = "Stability AI Community (gated)"
 _APACHE = "Apache-2.0 (gated)"
 _FLUX_DEV = "FLUX.1 [dev] Non-Commercial (gated)"
 
-_TOY = "nothing real: a small model to try the tool"
+_TOY = "the structure that latent autoencoders share; carry-over to real models is not shown"
 _SD1 = "editing and imitation with Stable Diffusion 1.x, and partly 2.x, which shares its autoencoder"
 _SD2 = "editing and imitation with Stable Diffusion 2.x"
 _XL = "editing and imitation with Stable Diffusion XL and its many descendants"

@@ -260,7 +260,8 @@ def _round_into(integers: Tensor, frame: Picture, delta: Images, eps: float) -> 
 
 def _frame(picture: Picture, index: int) -> Picture:
     alpha = None if picture.alpha is None else picture.alpha[index : index + 1]
-    return replace(picture, integers=picture.integers[index : index + 1], alpha=alpha)
+    integers, durations = picture.integers[index : index + 1], picture.durations[index : index + 1]
+    return replace(picture, integers=integers, alpha=alpha, durations=durations)
 
 
 def _same(one: Picture, other: Picture) -> bool:

@@ -106,7 +106,7 @@ def test_photoguard_shrinks_the_latent(model, protected):
 
 @pytest.mark.parametrize("name", ["advdm", "mist", "sds-minus", "sdst-minus", "photoguard"])
 def test_nearly_every_pixel_has_a_gradient_in_bfloat16(model, name):
-    """A zero gradient has the sign zero and would freeze its pixel; bfloat16 keeps float32's exponent range."""
+    """A zero gradient has the sign zero and would freeze its pixel; bfloat16 keeps float32's range."""
     from attacks import autocast
     from attacks.objectives import value_and_gradient
 
