@@ -44,6 +44,8 @@ def test_ctrl_c_leaves_whole_files_and_says_how_many(draw, tmp_path: Path, tiny_
     draw("b.png", 1500, 1500)
     # Only the pace of the progress lines differs from the console script: one after each step, to wait for.
     code = "import protect.cli as cli; cli._SECONDS_BETWEEN_LINES = -1; cli.main()"
+    # A shell ignores the signal for what it starts in the background, and children inherit that.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {code}"
     options = [
         "--method",
         "mist-textural",
