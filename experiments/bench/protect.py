@@ -72,8 +72,9 @@ def sd15_shaped(width: float) -> DiffusionModel:
 
 def plain_step(name: str, model: DiffusionModel, target: Tensor) -> Step:
     """One step as released code takes it, up to the gradient in `images.grad`."""
+    with torch.no_grad():
+        condition = model.condition(["a photo"])
     model.requires_grad_(True)
-    condition = model.condition(["a photo"])
 
     def denoising(images: Tensor) -> Tensor:
         z = model.encode(images)
