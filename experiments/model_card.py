@@ -18,7 +18,7 @@ from diffusion.load import BUILTIN, load
 from diffusion.losses import denoising_loss
 from diffusion.samplers import edit, inpaint
 from experiments.masks import random_masks
-from experiments.pictures import Example, Source, load_examples
+from experiments.pictures import Source, centre, load_examples
 from imaging.io import write
 from imaging.metrics import psnr
 from imaging.picture import Picture
@@ -29,12 +29,6 @@ PAINTINGS = [
     Source(f"images/{who}*.jpg", "painting", 2) for who in ("canaletto", "monet", "signac", "vangogh")
 ]
 KODAK = [Source("images/kodak*.webp", hold_out_every=1)]
-
-
-def centre(example: Example) -> Tensor:
-    """The central square of an example as an image [1, 3, 256, 256] in [0,1]."""
-    top, left = ((extent - SIDE) // 2 for extent in example.pixels.shape[1:])
-    return example.pixels[None, :, top : top + SIDE, left : left + SIDE] / 255
 
 
 @torch.no_grad()
@@ -131,10 +125,13 @@ def main(data: str) -> None:
         ("Kodak", kodak),
         ("held-out paintings", paintings),
     ):
-        values = reconstruction(model, [centre(example) for example in examples])
+        values = reconstruction(model, [centre(example.pixels, SIDE)[None] for example in examples])
         lines.append(f"| {name} | {len(values)} | {values.mean():.2f} | {values.min():.2f} |")
 
-    images, captions = torch.cat([centre(example) for example in photos]), [e.caption for e in photos]
+    images, captions = (
+        torch.stack([centre(example.pixels, SIDE) for example in photos]),
+        [e.caption for e in photos],
+    )
     with torch.no_grad():
         z = torch.cat([model.encode(image[None]) for image in images])
     lines += [

@@ -142,13 +142,14 @@ class PictureCrops(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         side = self.short_side
-        images = [_centre(example.pixels, side).float() / 255 for example in self.held_out]
+        images = [centre(example.pixels, side) for example in self.held_out]
         items = [
             {"image": image, "caption": e.caption} for image, e in zip(images, self.held_out, strict=True)
         ]
         return DataLoader(items, batch_size=self.batch_size)
 
 
-def _centre(image: UInt8[Tensor, "3 height width"], side: int) -> UInt8[Tensor, "3 side side"]:
+def centre(image: UInt8[Tensor, "3 height width"], side: int) -> Float[Tensor, "3 side side"]:
+    """The central square, in [0,1]."""
     top, left = ((extent - side) // 2 for extent in image.shape[1:])
-    return image[:, top : top + side, left : left + side]
+    return image[:, top : top + side, left : left + side] / 255

@@ -13,12 +13,10 @@ peak is its own; the ratio of two cases of one run is the figure to quote.
 import argparse
 import gc
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,6 +26,7 @@ from attacks.objectives import value_and_gradient
 from diffusion.load import load
 from diffusion.losses import denoising_loss, score_gradient
 from diffusion.model import DiffusionModel
+from protect.memory import PeakMemory
 from protect.methods import create
 from protect.methods.draws import draw_noise
 from protect.picture import network_precision
@@ -132,7 +131,8 @@ def run_case(case: dict) -> dict:
     else:
         step = our_step(case["method"], model, images, target, precision)
     gc.collect()
-    before = _peak_megabytes(device, reset=True)
+    peak = PeakMemory(device)
+    before = peak.megabytes()
     seconds = []
     for _ in range(case["steps"] + 1):
         start = time.perf_counter()
@@ -144,23 +144,9 @@ def run_case(case: dict) -> dict:
     return {
         **case,
         "seconds": steady,
-        "megabytes": _peak_megabytes(device) - before,
+        "megabytes": peak.megabytes() - before,
         "precision": str(precision),
     }
-
-
-def _peak_megabytes(device: torch.device, *, reset: bool = False) -> float:
-    if device.type == "cuda":
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated() / 2**20
-    if reset and Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
