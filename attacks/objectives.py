@@ -6,13 +6,12 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from attacks.ball import Images, Losses
+from attacks import losses
+from attacks.ball import Images
+from attacks.losses import Labels, Losses
 
-Labels = Int[Tensor, " batch"]
 Transform = Callable[[Images], Images]
 
 
@@ -26,20 +25,12 @@ class Objective(Protocol):
 def cross_entropy(model: nn.Module, labels: Labels) -> Objective:
     """The cross-entropy of a classifier [batch, 3, height, width] -> logits at `labels`, one value per
     image."""
-    return lambda images: F.cross_entropy(model(images), labels, reduction="none")
+    return lambda images: losses.cross_entropy(model(images), labels)
 
 
 def margin(model: nn.Module, labels: Labels) -> Objective:
-    """The best wrong logit minus the right one (Carlini and Wagner, 2017, arXiv 1608.04644): positive when
-    fooled."""
-
-    def objective(images: Images) -> Losses:
-        logits = model(images)
-        right = logits.gather(1, labels[:, None]).squeeze(1)
-        wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        return wrong - right
-
-    return objective
+    """The best wrong logit minus the right one: positive when fooled."""
+    return lambda images: losses.margin(model(images), labels)
 
 
 def with_gradient(images: Images, gradient: Images, value: Losses) -> Losses:
@@ -69,8 +60,8 @@ def expect(objective: Objective, transforms: Sequence[Transform], *, draws: int 
     def expected(images: Images) -> Losses:
         value, gradient = images.new_zeros(len(images)), torch.zeros_like(images)
         for transform in calls:
-            losses, part = value_and_gradient(partial(_after, transform, objective), images)
-            value, gradient = value + losses / len(calls), gradient + part / len(calls)
+            scores, part = value_and_gradient(partial(_after, transform, objective), images)
+            value, gradient = value + scores / len(calls), gradient + part / len(calls)
         return with_gradient(images, gradient, value)
 
     return expected
@@ -94,8 +85,8 @@ def mean_of(objectives: Sequence[Objective], weights: Sequence[float] | None = N
     def ensemble(images: Images) -> Losses:
         value, gradient = images.new_zeros(len(images)), torch.zeros_like(images)
         for weight, objective in zip(weights, objectives, strict=True):
-            losses, part = value_and_gradient(objective, images)
-            value, gradient = value + weight * losses, gradient + weight * normalised(part)
+            scores, part = value_and_gradient(objective, images)
+            value, gradient = value + weight * scores, gradient + weight * normalised(part)
         return with_gradient(images, gradient, value)
 
     return ensemble
@@ -117,8 +108,18 @@ def value_and_gradient(objective: Objective, images: Images) -> tuple[Losses, Im
     gradient."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
-        losses = objective(leaf)
-        return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
+        scores = objective(leaf)
+        require_graph(scores)
+        return scores.detach(), torch.autograd.grad(scores.sum(), leaf)[0]
+
+
+def require_graph(scores: Losses) -> None:
+    """Raise ValueError if no gradient can reach the images, as when a defence runs under `no_grad`."""
+    if not scores.requires_grad:
+        raise ValueError(
+            "the objective gives no gradient: something in it runs under torch.no_grad() or detaches the "
+            "images; take that away, or attack it through attacks.adaptive.BPDA"
+        )
 
 
 def normalised(gradient: Images) -> Images:

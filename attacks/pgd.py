@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attacks.ball import Ball, Images, Losses
-from attacks.objectives import Objective, normalised
+from attacks.objectives import Objective, normalised, require_graph
 
 Mask = Float[Tensor, "batch_or_1 channels_or_1 height width"]
 Callback = Callable[[int, Images, Losses], bool | None]
@@ -58,7 +58,7 @@ def pgd(
         Perturbed images, detached, of the shape of `images`. Each result depends on its own image alone.
 
     Raises:
-        ValueError: for arguments out of range or losses that are not one per image.
+        ValueError: for arguments out of range, losses that are not one per image, or no gradient at all.
         NonFiniteError: as soon as a loss or gradient is not finite; the message names step and dtype.
     """
     if steps < 1 or draws < 1:
@@ -107,6 +107,7 @@ def _ascent_direction(objective: Objective, images: Images, draws: int, step: in
         if losses.shape != (len(leaf),):
             got = tuple(losses.shape)
             raise ValueError(f"an objective returns one loss per image, shape ({len(leaf)},); got {got}")
+        require_graph(losses)
         gradient += torch.autograd.grad(losses.sum(), leaf)[0]
         total, dtype = total + losses.detach(), losses.dtype
     _require_finite(total, "loss", dtype, step)

@@ -99,7 +99,10 @@ def _pixel(folder: Path, unet: Path, name: str, dtype: torch.dtype | None) -> Pi
     if (folder / "scheduler_config.json").exists() or (folder / "scheduler").is_dir():
         schedule, prediction = _schedule(folder)
     part = _part(unet, dtype or torch.float32, ("UNet2DModel",))
-    return PixelDiffusion(part, schedule, prediction=prediction, name=name)
+    # ours beside diffusers' own entries; its pipelines leave unknown ones alone
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
+    labels, patch = index.get("labels", ()), index.get("patch", 1)
+    return PixelDiffusion(part, schedule, prediction=prediction, name=name, labels=labels, patch=patch)
 
 
 def _schedule(folder: Path) -> tuple[NoiseSchedule, Prediction]:

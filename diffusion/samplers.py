@@ -36,6 +36,11 @@ class Step:
     alpha_to: float
     sigma_to: float
 
+    @property
+    def length(self) -> float:
+        """How much half the log signal-to-noise ratio grows; infinite to a clean end."""
+        return log_ratio(self.alpha_to, self.sigma_to) - log_ratio(self.alpha, self.sigma)
+
 
 def ddim(
     model: DiffusionModel,
@@ -59,7 +64,7 @@ def ddim(
     for step in steps_of(model.schedule, timesteps, final):
         clean, noise = denoise(model, z_t, step, condition, unconditional, guidance)
         spread = eta * posterior_deviation(step)
-        z_t = step.alpha_to * clean + math.sqrt(max(step.sigma_to**2 - spread**2, 0.0)) * noise
+        z_t = ddim_mean(step, clean, noise, spread)
         if spread > 0:
             z_t = z_t + spread * draw(z_t, generator)
         if callback is not None:
@@ -112,8 +117,7 @@ def ddpm(
     """
     for step in steps_of(model.schedule, timesteps, (1.0, 0.0)):
         clean, _ = denoise(model, z_t, step, condition, unconditional, guidance)
-        kept = step.alpha / step.alpha_to * (step.sigma_to / step.sigma) ** 2
-        z_t = kept * z_t + (step.alpha_to - kept * step.alpha) * clean
+        z_t = ddpm_mean(step, z_t, clean)
         if step.sigma_to > 0:
             z_t = z_t + posterior_deviation(step) * draw(z_t, generator)
         if callback is not None:
@@ -139,7 +143,7 @@ def euler(
     """
     for step in steps_of(model.schedule, timesteps, (1.0, 0.0)):
         clean, noise = denoise(model, z_t, step, condition, unconditional, guidance, clip=False)
-        z_t = step.alpha_to * clean + step.sigma_to * noise
+        z_t = ddim_mean(step, clean, noise)
         if callback is not None:
             callback(step.number, z_t)
     return z_t
@@ -162,14 +166,11 @@ def dpm_solver_pp_2m(
     before, step_before = None, math.inf
     for step in steps_of(model.schedule, timesteps, (1.0, 0.0)):
         clean, _ = denoise(model, z_t, step, condition, unconditional, guidance, clip=False)
-        length = log_ratio(step.alpha_to, step.sigma_to) - log_ratio(step.alpha, step.sigma)
         ahead = clean
         if before is not None and step.sigma_to > 0:
-            ahead = clean + length / (2 * step_before) * (clean - before)
-        # alpha_to (1 - exp(-length)), without a logarithm of zero at either end
-        gain = step.alpha_to - step.alpha * step.sigma_to / step.sigma
-        z_t = step.sigma_to / step.sigma * z_t + gain * ahead
-        before, step_before = clean, length
+            ahead = clean + step.length / (2 * step_before) * (clean - before)
+        z_t = solver_mean(step, z_t, ahead)
+        before, step_before = clean, step.length
         if callback is not None:
             callback(step.number, z_t)
     return z_t
@@ -270,6 +271,24 @@ def denoise(
     noise = to_noise(model.prediction, output, z_t, step.alpha, step.sigma)
     limit = model.schedule.clip
     return (clean.clamp(-limit, limit) if clip and limit is not None else clean), noise
+
+
+def ddim_mean(step: Step, clean: Latents, noise: Latents, spread: float = 0.0) -> Latents:
+    """Return where DDIM arrives, before fresh noise of deviation `spread` is added (eq. 12 of its paper)."""
+    return step.alpha_to * clean + math.sqrt(max(step.sigma_to**2 - spread**2, 0.0)) * noise
+
+
+def ddpm_mean(step: Step, z_t: Latents, clean: Latents) -> Latents:
+    """Return the mean of z at the step's end, given z at its start and the clean z (DDPM, eq. 7)."""
+    kept = step.alpha / step.alpha_to * (step.sigma_to / step.sigma) ** 2
+    return kept * z_t + (step.alpha_to - kept * step.alpha) * clean
+
+
+def solver_mean(step: Step, z_t: Latents, clean: Latents) -> Latents:
+    """Return where DPM-Solver++ arrives if the clean z stays at `clean` all the way."""
+    # alpha_to (1 - exp(-length)), without a logarithm of zero at either end
+    gain = step.alpha_to - step.alpha * step.sigma_to / step.sigma
+    return step.sigma_to / step.sigma * z_t + gain * clean
 
 
 def posterior_deviation(step: Step) -> float:

@@ -1,8 +1,11 @@
 """Train the built-in autoencoder: pictures to 16 latent channels at an eighth of the side, and back."""
 
+from pathlib import Path
+
 import lightning as L
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file
 from torch import Tensor
 
 from experiments.schedules import cosine_after_warmup
@@ -43,13 +46,19 @@ class AutoencoderTraining(L.LightningModule):
             sample_size=256,
         ).to(memory_format=torch.channels_last)
         if start_from is not None:
-            # Averages lag while the learning rate is high; but denoisers have met the averaged encoder.
-            which = "state_dict" if decoder_only else "current_model_state"
-            state = torch.load(start_from, map_location="cpu", weights_only=True)[which]
-            self.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+            self._continue_from(Path(start_from))
         if decoder_only:
             self.autoencoder.encoder.requires_grad_(False)
             self.autoencoder.quant_conv.requires_grad_(False)
+
+    def _continue_from(self, path: Path) -> None:
+        """Take the weights of an earlier stage's checkpoint, or of an exported autoencoder's folder."""
+        if path.is_dir():
+            self.autoencoder.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
+            return
+        # Averages lag while the learning rate is high, so a stage goes on from the raw weights.
+        state = torch.load(path, map_location="cpu", weights_only=True)["current_model_state"]
+        self.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
 
     def training_step(self, batch: dict, index: int) -> Tensor:
         x = (2 * batch["image"] - 1).to(memory_format=torch.channels_last)
