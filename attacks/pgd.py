@@ -103,12 +103,13 @@ def _ascent_direction(objective: Objective, images: Images, draws: int, step: in
     leaf, dtype = images.detach().requires_grad_(), images.dtype
     total, gradient = leaf.new_zeros(len(leaf)), torch.zeros_like(images)
     for _ in range(draws):
-        losses = objective(leaf)
+        with torch.enable_grad():
+            losses = objective(leaf)
         if losses.shape != (len(leaf),):
             got = tuple(losses.shape)
             raise ValueError(f"an objective returns one loss per image, shape ({len(leaf)},); got {got}")
         require_graph(losses)
-        gradient += torch.autograd.grad(losses.sum(), leaf)[0]
+        gradient += torch.autograd.grad(losses, leaf, torch.ones_like(losses))[0]
         total, dtype = total + losses.detach(), losses.dtype
     _require_finite(total, "loss", dtype, step)
     _require_finite(gradient, "gradient", dtype, step)
