@@ -43,8 +43,10 @@ def normalise_latents(autoencoder: AutoencoderKL, images: list[torch.Tensor]) ->
 def export_autoencoder(checkpoint: str, root: str, out: str) -> None:
     module = AutoencoderTraining.load_from_checkpoint(checkpoint, map_location="cpu", start_from=None)
     autoencoder = module.autoencoder.eval()
-    training, _ = load_examples(Path(root), CALIBRATION, short_side=256)
-    normalise_latents(autoencoder, [example.pixels[None] / 255 for example in training[::8]])
+    # a decoder trained alone came with a scaled encoder, which denoisers may have met: it stays bit for bit
+    if not module.hparams.decoder_only:
+        training, _ = load_examples(Path(root), CALIBRATION, short_side=256)
+        normalise_latents(autoencoder, [example.pixels[None] / 255 for example in training[::8]])
     autoencoder.register_to_config(scaling_factor=1.0)
     autoencoder.half().save_pretrained(Path(out) / "vae")
 

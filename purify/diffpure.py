@@ -8,7 +8,7 @@ from diffusion.pixel import PixelDiffusion
 from diffusion.schedule import Latents
 from imaging.tiles import crop_padding, pad_to_multiple
 from purify.purifier import Draw, Images, Move, Purifier
-from purify.reverse import REVERSES, timesteps
+from purify.reverse import REVERSES, timesteps, walk
 
 Rounds = Sequence[tuple[int, int]]
 
@@ -70,6 +70,16 @@ class DiffPure(Purifier):
             if t:
                 chain += [self.noise_to(t), *self.reverse(t, steps)]
         return [*chain, self._decode]
+
+    def levels(self) -> list[tuple[float, float] | None]:
+        """Return the (alpha, sigma) that the state is at after each move; None where it is a picture."""
+        found: list[tuple[float, float] | None] = [(1.0, 0.0)]
+        for t, steps in self.rounds:
+            if t:
+                walked = walk(self.model, t, steps)
+                found += [(walked[0].alpha, walked[0].sigma)]
+                found += [(step.alpha_to, step.sigma_to) for step in walked]
+        return [*found, None]
 
     def check(self, images: Images) -> None:
         super().check(images)

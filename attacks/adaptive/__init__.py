@@ -1,5 +1,6 @@
 """Attacks that know the defence: gradients through randomised purifiers, and averages over their draws."""
 
+from attacks.adaptive.diffhammer import Hammer
 from attacks.adaptive.expected import Expected, with_seeds
 from attacks.adaptive.gradients import (
     BPDA,
@@ -11,6 +12,7 @@ from attacks.adaptive.gradients import (
     Surrogate,
     trajectory,
 )
+from attacks.adaptive.kang import deviated
 
 __all__ = [
     "BPDA",
@@ -18,9 +20,11 @@ __all__ = [
     "Checkpointed",
     "Exact",
     "Expected",
+    "Hammer",
     "ReplayError",
     "ScoreOnly",
     "Surrogate",
+    "deviated",
     "trajectory",
     "with_seeds",
 ]

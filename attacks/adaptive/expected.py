@@ -1,8 +1,9 @@
 """Expectation over the draws of a randomised classifier, batched: what its attacker really maximises."""
 
+import copy
 import inspect
 from collections.abc import Callable
-from typing import cast
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from attacks.losses import Labels, Logits, Loss, Losses, margin
 from attacks.objectives import require_graph, with_gradient
 
 Randomised = Callable[[Images, Seeds], Logits]
+Score = Callable[[Images, Seeds, Labels], Losses]
+"""What an attacker maximises at one draw for each image."""
 
 
 class Expected:
@@ -41,9 +44,18 @@ class Expected:
         """
         if draws < 1 or micro_batch < 1:
             raise ValueError(f"draws and micro_batch must be at least 1; got {draws} and {micro_batch}")
-        self.model, self.labels, self.loss = with_seeds(model), labels, loss
-        self.draws, self.micro_batch, self.fixed, self.generator = draws, micro_batch, fixed, generator
+        decide = with_seeds(model)
+        self.score: Score = lambda images, seeds, truth: loss(decide(images, seeds), truth)
+        self.labels, self.draws, self.micro_batch = labels, draws, micro_batch
+        self.fixed, self.generator = fixed, generator
         self.redraw()
+
+    @classmethod
+    def of(cls, score: Score, labels: Labels, **options: Any) -> Self:
+        """Take any score of a draw, such as `kang.deviated`; `options` are the constructor's."""
+        made = cls(lambda images, seeds: images, labels, **options)
+        made.score = score
+        return made
 
     def redraw(self) -> None:
         """Draw new seeds, one per draw."""
@@ -51,16 +63,8 @@ class Expected:
 
     def narrowed(self, keep: torch.Tensor) -> "Expected":
         """Return this objective for some of its images: those where `keep` is true, with the same seeds."""
-        twin = Expected(
-            self.model,
-            self.labels[keep],
-            self.loss,
-            draws=self.draws,
-            micro_batch=self.micro_batch,
-            fixed=self.fixed,
-            generator=self.generator,
-        )
-        twin.seeds = self.seeds
+        twin = copy.copy(self)
+        twin.labels = self.labels[keep]
         return twin
 
     def __call__(self, images: Images) -> Losses:
@@ -71,7 +75,7 @@ class Expected:
         seeds = self.seeds.repeat(len(images))
         for rows, dealt in zip(which.split(self.micro_batch), seeds.split(self.micro_batch), strict=True):
             leaf = images.detach()[rows].requires_grad_(torch.is_grad_enabled())
-            losses = self.loss(self.model(leaf, dealt), self.labels[rows])
+            losses = self.score(leaf, dealt, self.labels[rows])
             value.index_add_(0, rows, losses.detach().to(value))
             if torch.is_grad_enabled():
                 require_graph(losses)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 # Lightning talks through warnings (few workers, small batches); none of them is about our code.
@@ -72,6 +73,12 @@ def test_the_recipe_makes_a_model_that_loads_and_denoises(data, workplace):
     builtin.export_denoiser(str(run / "last.ckpt"), "runs/builtin")
     run = fit("builtin_inpainting", data)
     builtin.export_inpainting(str(run / "last.ckpt"), "runs/builtin")
+    before = load_file("runs/builtin/vae/diffusion_pytorch_model.safetensors")
+    run = fit("builtin_decoder", data)
+    builtin.export_autoencoder(str(run / "last.ckpt"), str(data), "runs/builtin")
+    after = load_file("runs/builtin/vae/diffusion_pytorch_model.safetensors")
+    changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {"decoder", "post_quant_conv"}
 
     model = load("runs/builtin")
     images = torch.rand(2, 3, 64, 64)
