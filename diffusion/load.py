@@ -93,7 +93,7 @@ def available(name: str, *, denoiser: bool = True) -> bool:
     """Return whether the weights of an alias, hub id, folder or file are here; uses no network."""
     row, path = KNOWN.get(name), Path(name).expanduser()
     if row is not None and row.hub is None:
-        return not lacking(BUILTIN, denoiser=denoiser, unet=row.unet)
+        return not lacking(BUILTIN / row.folder, denoiser=denoiser, unet=row.unet)
     if row is None and (path.exists() or _first_half(path).exists()):
         return not path.is_dir() or not lacking(path, denoiser=denoiser)
     hub = row.hub if row is not None and row.hub else name
@@ -131,12 +131,13 @@ def _locate(name: str, revision: str | None, offline: bool, denoiser: bool) -> t
     """Return the folder of an alias or hub id, and the subfolder of its U-Net."""
     row = KNOWN.get(name)
     if row is not None and row.hub is None:
-        absent = lacking(BUILTIN, denoiser=denoiser, unet=row.unet)
+        folder = BUILTIN / row.folder
+        absent = lacking(folder, denoiser=denoiser, unet=row.unet)
         if absent:
             raise MissingWeightsError(
-                f"the model {name!r} lacks {', '.join(absent)} in {BUILTIN}: install this package again"
+                f"the model {name!r} lacks {', '.join(absent)} in {folder}: install this package again"
             )
-        return BUILTIN, row.unet
+        return folder, row.unet
     if row is None and not HUB_ID.fullmatch(name):
         raise UnknownModelError(_unknown(name))
     hub, kind = (row.hub or name, row.kind) if row else (name, None)

@@ -1,5 +1,9 @@
-"""`python -m experiments fit --config experiments/configs/….yaml`: one Lightning run from one YAML file."""
+"""`python -m experiments fit --config experiments/configs/….yaml`: one Lightning run from one YAML file.
 
+`python -m experiments evaluate …` judges a defence, see `experiments.evaluate`.
+"""
+
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -7,9 +11,13 @@ from lightning.pytorch.cli import LightningCLI
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run Lightning's command line; `arguments` default to the process's own."""
+    """Run the command line; `arguments` default to the process's own."""
     torch.set_float32_matmul_precision("high")
-    given = None if arguments is None else list(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["evaluate"]:
+        from experiments.evaluate import main as evaluate
+
+        sys.exit(evaluate(given[1:]))
     LightningCLI(save_config_kwargs={"overwrite": True}, seed_everything_default=0, args=given)
 
 

@@ -62,7 +62,7 @@ class PixelDenoiserTraining(L.LightningModule):
             norm_num_groups=16,
             resnet_time_scale_shift="scale_shift",
             num_class_embeds=len(labels) + 1,
-        ).to(memory_format=torch.channels_last)
+        )
         self.register_buffer("alphas_cumprod", DDPMScheduler(**SCHEDULE).alphas_cumprod, persistent=False)
 
     def losses(
@@ -76,7 +76,7 @@ class PixelDenoiserTraining(L.LightningModule):
         alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         z = pixel_unshuffle(2 * images - 1, self.hparams.patch)
-        z_t = (alpha * z + sigma * noise).to(memory_format=torch.channels_last)
+        z_t = alpha * z + sigma * noise
         velocity = self.unet(z_t, t, class_labels=labels).sample.float()
         return (velocity - (alpha * noise - sigma * z)).square().flatten(1).mean(1)
 

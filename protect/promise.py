@@ -22,7 +22,7 @@ class Promise:
 def promise(method: str, model: str) -> Promise:
     """Return what a method of the table, made against a model, is aimed at and what it leaves open."""
     guards = METHODS[method.lower()].guards
-    if model in KNOWN and KNOWN[model].hub is None:
+    if model in KNOWN and KNOWN[model].hub is None and KNOWN[model].kind != "pixel":
         return Promise(
             f"{guards}. The built-in model is small: it aims at the structure shared by latent autoencoders",
             "carry-over to Stable Diffusion or FLUX is not shown, and purification may remove it",

@@ -40,7 +40,8 @@ class Choice:
         """A name that changes with the weights, as far as that can be told without loading them."""
         if self.name in KNOWN and KNOWN[self.name].hub is not None:
             return f"{KNOWN[self.name].hub}@{KNOWN[self.name].revision}"
-        path = BUILTIN if self.name in KNOWN else Path(self.name).expanduser()
+        known = KNOWN.get(self.name)
+        path = BUILTIN / known.folder if known else Path(self.name).expanduser()
         return f"{self.label}:{_weights_digest(path)}" if path.exists() else self.name
 
     def load(

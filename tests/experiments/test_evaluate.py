@@ -1,0 +1,179 @@
+"""The evaluation command end to end on a tiny world, and the doors to RobustBench."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from experiments import evaluate as command
+from experiments.__main__ import main
+from experiments.cifar import LABELS, cifar10
+from experiments.networks import CifarResNet, cifar_resnet
+
+pytestmark = pytest.mark.filterwarnings("default")  # matplotlib's and RobustBench's own warnings
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Sixty pictures laid out as CIFAR-10 is, and a small random classifier."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("cifar")
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (60, 1024, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "test_batch.png")
+    (root / "test_lables.json").write_text(json.dumps([i % 10 for i in range(60)]))
+    torch.manual_seed(0)
+    save_file(CifarResNet(8).state_dict(), root / "net.safetensors")
+    return root
+
+
+def run(world, out, *more):
+    flags = ["--classifier", str(world / "net.safetensors"), "--data", str(world), "--out", str(out)]
+    small = [
+        "--images",
+        "6",
+        "--draws",
+        "2",
+        "--eot",
+        "2",
+        "--attack-steps",
+        "2",
+        "--t",
+        "20",
+        "--steps",
+        "2",
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", *flags, *small, *more])
+    return stopped.value.code
+
+
+EVERY = ("transfer", "bpda", "surrogate", "exact", "apgd-eot", "diffhammer", "kang", "square")
+
+
+def test_every_attack_on_a_purified_classifier_lands_in_one_report(world, tmp_path, capsys):
+    assert run(world, tmp_path, "--defense", "diffpure", "--attack", *EVERY) == 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert [row["attack"] for row in found["rows"]] == ["null", *EVERY, "worst of all"]
+    assert all(row["linf"] <= 8 + 1e-3 for row in found["rows"])
+    assert any("randomised" in doubt for doubt in found["doubts"])
+    assert len(found["indices"]) == 6
+    assert found["baselines"][0]["autoattack_acc"] == 0.0
+    assert "not eligible" in found["note"]
+    assert "| null | 6 |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "report.png").stat().st_size > 5000
+    assert "| apgd-eot | 6 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("defense", [name for name in command.DEFENSES if name != "diffpure"])
+def test_every_defense_can_be_attacked_exactly(world, tmp_path, defense):
+    assert run(world, tmp_path, "--defense", defense, "--attack", "exact") == 0
+
+
+def test_a_second_run_takes_up_the_records(world, tmp_path, monkeypatch):
+    assert run(world, tmp_path, "--attack", "pgd") == 0
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert len(lines) == 12
+    monkeypatch.setattr(command, "pgd", None)  # nothing is left to attack
+    assert run(world, tmp_path, "--attack", "pgd") == 0
+    assert (tmp_path / "records.jsonl").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--attack", "bpda"], "'bpda' does not apply to 'none'; available: pgd, apgd"),
+        (["--attack", "pgd", "--images", "61"], "there are 60 test images; asked for 61"),
+        (
+            ["--attack", "pgd", "--classifier", "absent.safetensors"],
+            "there are no weights absent.safetensors",
+        ),
+        (["--attack", "pgd", "--data", "nowhere"], "nowhere holds no CIFAR-10 test pictures"),
+        (["--defense", "diffpure", "--t", "5", "--steps", "6"], "takes 1 to 5 steps; got 6"),
+    ],
+)
+def test_mistakes_are_one_line_and_a_code(world, tmp_path, capsys, flags, message):
+    assert run(world, tmp_path, *flags) == 1
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert "\n" not in printed
+
+
+def test_images_are_chosen_evenly_over_the_classes():
+    labels = torch.arange(1000) % 10
+    chosen = command.balanced(labels, 60, 0)
+    assert torch.bincount(labels[chosen]).tolist() == [6] * 10
+    assert len(chosen.unique()) == 60
+    assert not torch.equal(chosen, command.balanced(labels, 60, 1))
+    assert torch.equal(chosen, command.balanced(labels, 60, 0))
+
+
+def test_cifar_readers_agree(world, tmp_path):
+    """The same pictures as rows and as stacked columns."""
+    from PIL import Image
+
+    pictures, labels = cifar10(world, train=False)
+    assert pictures.shape == (60, 3, 32, 32)
+    assert len(LABELS) == 10
+    column = pictures.permute(0, 2, 3, 1).reshape(-1, 32, 3).numpy()
+    Image.fromarray(column).save(tmp_path / "test_000.webp", lossless=True)
+    np.save(tmp_path / "test_labels.npy", labels.numpy().astype(np.uint8))
+    others, same = cifar10(tmp_path, train=False)
+    assert torch.equal(others, pictures)
+    assert torch.equal(same, labels)
+    with pytest.raises(FileNotFoundError, match="no CIFAR-10 training pictures"):
+        cifar10(tmp_path, train=True)
+
+
+def test_a_resnets_depth_is_read_off_its_weights(tmp_path):
+    torch.manual_seed(0)
+    network = CifarResNet(20).eval()
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    images = torch.rand(2, 3, 32, 32)
+    loaded = cifar_resnet(tmp_path / "net.safetensors")
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(loaded(images), network((images - mean) / std))
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+# ---- RobustBench
+
+
+def test_robustbench_runs_on_a_deterministic_classifier(monkeypatch):
+    from experiments import robustbench
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+    images, labels = torch.rand(8, 3, 32, 32), torch.arange(8)
+    evaluation = robustbench._robustbench()
+    monkeypatch.setattr(evaluation, "load_clean_dataset", lambda *_, **__: (images, labels))
+    clean, robust = robustbench.benchmark(model, eps=8 / 255, n_examples=8)
+    assert clean == pytest.approx((model(images).argmax(1) == labels).float().mean().item())
+    assert robust <= clean
+
+
+def test_robustbench_refuses_a_random_classifier():
+    from experiments import robustbench
+
+    class Random(nn.Module):
+        def forward(self, images):
+            return torch.randn(len(images), 10)
+
+    with pytest.raises(ValueError, match="admits deterministic classifiers only"):
+        robustbench.benchmark(Random(), eps=8 / 255)
+
+
+def test_missing_zoo_weights_are_named(tmp_path):
+    from experiments import robustbench
+
+    with pytest.raises(ValueError, match="no cifar10 model 'Nobody2020'"):
+        robustbench.load_model("Nobody2020", model_dir=tmp_path)
+    folder = tmp_path / "cifar10" / "Linf"
+    folder.mkdir(parents=True)
+    (folder / "Carmon2019Unlabeled.pt").write_text("<html>quota exceeded")
+    with pytest.raises(FileNotFoundError, match="is a web page, not weights"):
+        robustbench.load_model("Carmon2019Unlabeled", model_dir=tmp_path)
