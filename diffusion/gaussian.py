@@ -50,12 +50,13 @@ class GaussianDenoiser(DiffusionModel):
         self.freeze()
 
     @classmethod
-    def fitted(cls, images: Images, schedule: NoiseSchedule) -> Self:
+    def fitted(cls, images: Images, schedule: NoiseSchedule, *, prediction: Prediction = "epsilon") -> Self:
         """Fit mean and covariance to images in [0,1]."""
         z = (2 * images - 1).flatten(1).double()
         variances, basis = torch.linalg.eigh(torch.cov(z.T))
         mean = z.mean(0).view(images.shape[1:])
-        return cls(mean.float(), variances.clamp_min(0).float(), schedule, basis=basis.float())
+        variances = variances.clamp_min(0).float()
+        return cls(mean.float(), variances, schedule, basis=basis.float(), prediction=prediction)
 
     @property
     def denoiser(self) -> nn.Module:

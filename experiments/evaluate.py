@@ -133,18 +133,10 @@ def attacks_on(
     return found
 
 
-ATTACKS = (
-    "transfer",
-    "bpda",
-    "surrogate",
-    "exact",
-    "apgd-eot",
-    "diffhammer",
-    "kang",
-    "square",
-    "pgd",
-    "apgd",
-)
+BARE = ("pgd", "apgd")
+ATTACKS = ("transfer", "bpda", "surrogate", "exact", "apgd-eot", "diffhammer", "kang", "square", *BARE)
+PLACES = ("out", "device", "attack", "batch", "micro_batch")
+"""What figures do not depend on."""
 
 
 def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
@@ -269,12 +261,9 @@ def _run(given: argparse.Namespace) -> None:
     available = attacks_on(classifier, purifier, cheaper, budget)
     wrong = [name for name in given.attack if name not in available]
     if wrong:
-        raise ValueError(
-            f"{wrong[0]!r} does not apply to {given.defense!r}; available: {', '.join(available)}"
-        )
-    settings = {
-        key: str(value) for key, value in vars(given).items() if key not in ("out", "device", "attack")
-    }
+        names = ", ".join(available)
+        raise ValueError(f"{wrong[0]!r} does not apply to {given.defense!r}; available: {names}")
+    settings = {key: str(value) for key, value in vars(given).items() if key not in PLACES}
     settings["prior weights"] = fingerprint(prior) if prior is not None else ""
     model = classifier if purifier is None else PurifiedClassifier(purifier, classifier)
     given.out.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -115,17 +116,21 @@ class PixelDenoiserTraining(L.LightningModule):
 
 
 def export(checkpoint: str, out: str) -> None:
-    """Write the averaged weights as float16, with everything that loading needs."""
+    """Write the averaged weights of a checkpoint."""
     module = PixelDenoiserTraining.load_from_checkpoint(checkpoint, map_location="cpu")
-    folder = Path(out)
-    module.unet.half().save_pretrained(folder / "unet")
+    save(module.unet, Path(out), labels=module.hparams.labels, patch=module.hparams.patch)
+
+
+def save(unet: UNet2DModel, folder: Path, *, labels: Sequence[str], patch: int) -> None:
+    """Write a network as float16, with everything that `diffusion.load.load` needs."""
+    unet.half().save_pretrained(folder / "unet")
     DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "DDPMPipeline",
         "unet": ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", "DDPMScheduler"],
-        "labels": list(module.hparams.labels),
-        "patch": module.hparams.patch,
+        "labels": list(labels),
+        "patch": patch,
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 

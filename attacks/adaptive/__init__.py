@@ -4,6 +4,7 @@ from attacks.adaptive.diffhammer import Hammer
 from attacks.adaptive.expected import Expected, with_seeds
 from attacks.adaptive.gradients import (
     BPDA,
+    Adjoint,
     Chain,
     Checkpointed,
     Exact,
@@ -16,6 +17,7 @@ from attacks.adaptive.kang import deviated
 
 __all__ = [
     "BPDA",
+    "Adjoint",
     "Chain",
     "Checkpointed",
     "Exact",

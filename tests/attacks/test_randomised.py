@@ -33,7 +33,7 @@ def classifier():
 
 
 def optimum(classifier, images, labels):
-    """The purifier is affine with one gain, so the best point of a linear margin is the sign of its weights."""
+    """The purifier is affine with one gain: the best point of a linear margin is its weights' sign."""
     weights = classifier[1].weight
     towards = (weights[1 - labels] - weights[labels]).view_as(images).sign()
     return (images + EPS * towards).clamp(0, 1)

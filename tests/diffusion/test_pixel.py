@@ -65,3 +65,54 @@ def test_predicted_variance_is_left_out():
     model = PixelDiffusion(unet, NoiseSchedule.linear(), name="variance")
     z_t, t = torch.randn(2, 3, 8, 8), torch.tensor([5, 6])
     torch.testing.assert_close(model.predict(z_t, t), unet(z_t, t).sample[:, :3])
+
+
+def folded(**more):
+    """A network on two-by-two patches, told one of three named classes or none."""
+    torch.manual_seed(0)
+    unet = small_unet(in_channels=12, out_channels=12, num_class_embeds=4)
+    return PixelDiffusion(
+        unet, NoiseSchedule.linear(), name="folded", labels=("cat", "dog", "ship"), patch=2, **more
+    )
+
+
+def test_patches_only_reorder_pixels():
+    model, images = folded(), torch.rand(2, 3, 16, 8)
+    z = model.encode(images)
+    assert z.shape == (2, 12, 8, 4)
+    torch.testing.assert_close(z.flatten(1).sort().values, (2 * images - 1).flatten(1).sort().values)
+    torch.testing.assert_close(model.decode(z), images)
+    assert (model.multiple, model.comfortable, model.latent_channels) == (2, 16, 12)
+    with pytest.raises(ValueError, match="multiples of 2; got 15x8"):
+        model.encode(images[:, :, 1:])
+
+
+def test_no_class_is_the_last_embedding_and_names_are_prompts():
+    model = folded()
+    z_t, t = torch.randn(2, 12, 8, 8), torch.tensor([5, 6])
+    nothing = model.unet(z_t, t, class_labels=torch.tensor([3, 3])).sample
+    torch.testing.assert_close(model.predict(z_t, t), nothing)
+    torch.testing.assert_close(model.predict(z_t, t, model.condition([""])), nothing)
+    assert torch.equal(model.condition(["ship", "1"]).labels, torch.tensor([2, 1]))
+    with pytest.raises(ValueError, match="a class from 0 to 2 or one of cat, dog, ship; got 'frog'"):
+        model.condition(["frog"])
+    with pytest.raises(ValueError, match="folded expects"):
+        model.condition(["3"])
+
+
+def test_labels_must_match_the_embeddings():
+    with pytest.raises(ValueError, match="embeds 4 classes; got 2 labels"):
+        PixelDiffusion(
+            small_unet(num_class_embeds=4), NoiseSchedule.linear(), name="odd", labels=("cat", "dog")
+        )
+
+
+def test_labels_and_patch_survive_a_folder(tmp_path):
+    from experiments.pixel_denoiser import SCHEDULE, save
+
+    save(folded().unet, tmp_path, labels=("cat", "dog", "ship"), patch=2)
+    model, expected = read_folder(tmp_path, name="saved"), folded(prediction="v")
+    assert SCHEDULE["prediction_type"] == "v_prediction"
+    assert (model.labels, model.patch, model.prediction) == (expected.labels, 2, "v")
+    z_t, t = torch.randn(2, 12, 8, 8), torch.tensor([5, 600])
+    torch.testing.assert_close(model.predict(z_t, t), expected.predict(z_t, t), rtol=1e-2, atol=1e-2)
