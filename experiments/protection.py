@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from diffusion.choice import network_precision
 from diffusion.load import load
 from diffusion.model import DiffusionModel
 from diffusion.samplers import edit
@@ -25,7 +26,6 @@ from imaging.io import read
 from imaging.metrics import psnr, ssim
 from imaging.quantize import quantize
 from protect.methods import METHODS, create
-from protect.picture import network_precision
 
 CONTROL = "control (random ± eps)"
 

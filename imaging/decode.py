@@ -113,7 +113,7 @@ def _check_size(size: tuple[int, int], frames: int, max_pixels: int) -> None:
     width, height = size
     if min(size) < MIN_SIDE:
         raise PictureSizeError(
-            f"is too small to protect: {width} x {height} px; both sides must have at least {MIN_SIDE}"
+            f"is too small: {width} x {height} px; both sides must have at least {MIN_SIDE}"
         )
     if width * height * frames > max_pixels:
         times = f" x {frames} frames" if frames > 1 else ""

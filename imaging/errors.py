@@ -3,7 +3,7 @@
     PictureError(ValueError)
     ├── UnsupportedPictureError   a format, colour mode or bit depth that cannot be kept faithfully
     ├── DamagedPictureError       the bytes are broken, cut off, empty or not a picture
-    ├── PictureSizeError          too small to protect, or larger than the limit
+    ├── PictureSizeError          too small, or larger than the limit
     ├── MissingExtraError         an optional package is needed; the message names the command
     └── PictureWriteError         the file exists already, the folder is missing, the disk is full
 

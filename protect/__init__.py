@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from protect.methods import METHODS, UnknownMethodError, create
 
 if TYPE_CHECKING:
+    from imaging.batch.discover import PlanError, plan
     from protect.batch import Recipe, Record, run
-    from protect.discover import PlanError, plan
     from protect.method import ProtectionMethod
     from protect.methods.advdm import AdvDM
     from protect.methods.mist import Mist
@@ -50,13 +50,13 @@ _HOMES = {
     "EditChange": "protect.verify",
     "Measurement": "protect.verify",
     "NothingToProtectError": "protect.picture",
-    "PlanError": "protect.discover",
+    "PlanError": "imaging.batch.discover",
     "ProtectionMethod": "protect.method",
     "Recipe": "protect.batch",
     "Record": "protect.batch",
     "edit_change": "protect.verify",
     "measure": "protect.verify",
-    "plan": "protect.discover",
+    "plan": "imaging.batch.discover",
     "protect_image": "protect.picture",
     "run": "protect.batch",
 } | {entry.path.partition(":")[2]: entry.path.partition(":")[0] for entry in METHODS.values()}

@@ -3,34 +3,24 @@
 `run` yields one `Record` per input as it is finished; the command line and the web page show them.
 """
 
-import os
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-import torch
-
-from attacks import NonFiniteError
+from diffusion.choice import Precision
 from diffusion.model import DiffusionModel
-from imaging.errors import PictureError
+from imaging.batch.discover import Job, Plan
+from imaging.batch.mark import marked
+from imaging.batch.memory import PeakMemory
+from imaging.batch.runner import Status, work_through
 from imaging.io import read
-from protect.discover import Job, Plan
-from protect.mark import bears, fingerprint, has_room, marked
-from protect.memory import PeakMemory
 from protect.method import ProtectionMethod
 from protect.picture import Where, protect_image
 from protect.promise import Promise
-from protect.saving import check_writable, save
-from protect.surrogate import Precision
+from protect.saving import save
 
-Status = Literal["done", "skipped", "failed"]
 Surrogate = Callable[[], DiffusionModel]
 FileProgress = Callable[[Job, float], object]
-
-_EXPECTED = (PictureError, NonFiniteError, ValueError, OSError)
-"""Errors whose message is meant for the person whose file it is."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +99,7 @@ def run(
     never replaced unless `overwrite` says so. Interrupted at any point, a run leaves whole outputs or none.
 
     Args:
-        plan: from `protect.discover.plan`.
+        plan: from `imaging.batch.discover.plan`.
         recipe: method, model, seed and mask.
         surrogate: returns the loaded model; called when the first picture needs it, and its errors end the
             run.
@@ -117,114 +107,58 @@ def run(
         progress: called with a job and the share of it that is done.
         failed: called with the exception behind a failed record, for those who want its traceback.
     """
-    one = _Run(recipe, surrogate, overwrite, progress or _ignore, failed or _ignore)
-    for problem in plan.problems:
-        yield one.record(problem.input, status="failed", error=problem.reason)
-    for job in plan.jobs:
-        started = time.monotonic()
-        record = one.protect(job)
-        yield replace(record, seconds=round(time.monotonic() - started, 3))
+    shown = progress or _ignore
+
+    def work(job: Job, mark: str) -> dict[str, Any]:
+        return _protect(job, mark, recipe, surrogate(), overwrite=overwrite, progress=shown)
+
+    for one in work_through(
+        plan, recipe.settings(), work, prepare=surrogate, overwrite=overwrite, failed=failed or _ignore
+    ):
+        yield Record(
+            input=one.input,
+            output=one.output,
+            status=one.status,
+            error=one.error,
+            method=recipe.name,
+            model=recipe.model,
+            eps=round(recipe.method.eps * 255, 6),
+            steps=recipe.method.steps,
+            seed=recipe.seed,
+            seconds=one.seconds,
+            against=recipe.promise.against,
+            not_against=recipe.promise.not_against,
+            **(one.result or {}),
+        )
 
 
 def _ignore(*_: object) -> None:
     """Stand in for a callback that nobody gave."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What is the same for every file of a run."""
-
-    recipe: Recipe
-    surrogate: Surrogate
-    overwrite: bool
-    progress: FileProgress
-    failed: Callable[[Exception], object]
-
-    def record(self, name: str | Path, *, status: Status, error: str | None = None, **known: Any) -> Record:
-        recipe = self.recipe
-        return Record(
-            input=str(name),
-            output=known.pop("output", None),
-            status=status,
-            error=error,
-            method=recipe.name,
-            model=recipe.model,
-            eps=round(recipe.method.eps * 255, 6),
-            steps=recipe.method.steps,
-            seed=recipe.seed,
-            against=recipe.promise.against,
-            not_against=recipe.promise.not_against,
-            **known,
-        )
-
-    def protect(self, job: Job) -> Record:
-        try:
-            # Taken before the picture is read, so that one that changes meanwhile is done again next time.
-            mark = fingerprint(job.input.read_bytes(), self.recipe.settings())
-            if self.is_done(job, mark):
-                return self.record(job.input, status="skipped", output=str(job.output))
-        except Exception as error:
-            return self.failure(job, error)
-        model = self.surrogate()  # outside: without a model there is nothing to do for any file
-        try:
-            return self.work(job, model, mark)
-        except Exception as error:
-            return self.failure(job, error)
-
-    def is_done(self, job: Job, mark: str) -> bool:
-        """Raises OSError when the output cannot be written, or is there and was made otherwise."""
-        check_writable(job.output, at_least=job.input.stat().st_size)
-        if not os.path.lexists(job.output) or self.overwrite:
-            return False
-        if bears(job.output, mark):
-            return True
-        made = "was not made from this input with these settings"
-        unknown = f"{job.output.suffix[1:].upper()} cannot tell what it was made from"
-        reason = made if has_room(job.output) else unknown
-        raise FileExistsError(f"{job.output} exists and {reason}; --overwrite replaces it")
-
-    def work(self, job: Job, model: DiffusionModel, mark: str) -> Record:
-        recipe, peak = self.recipe, PeakMemory(model.device)
-        picture = read(job.input)
-        protected = protect_image(
-            picture,
-            recipe.method,
-            model,
-            mask=recipe.mask,
-            seed=recipe.seed,
-            precision=recipe.precision,
-            callback=lambda share: self.progress(job, share),
-        )
-        written = marked(protected, mark, job.output)
-        measured, notes = save(picture, written, job.output, eps=recipe.method.eps, overwrite=self.overwrite)
-        return self.record(
-            job.input,
-            status="done",
-            output=str(job.output),
-            linf=round(measured.linf, 4),
-            psnr=round(measured.psnr, 3),
-            ssim=round(measured.ssim, 5),
-            survival={name: round(share, 4) for name, share in measured.survival.items()},
-            changed=round(measured.changed, 5),
-            peak_memory_mb=peak.megabytes(),
-            frames=picture.frames,
-            notes=[*picture.notes, *notes],
-        )
-
-    def failure(self, job: Job, error: Exception) -> Record:
-        self.failed(error)
-        return self.record(job.input, status="failed", error=explain(error, job.input))
-
-
-def explain(error: Exception, path: Path | None = None) -> str:
-    """Say in one line what went wrong, without the file's own name in front."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "the GPU's memory is full; close other programs or use --device cpu"
-    if isinstance(error, MemoryError):
-        return "this computer's memory is full"
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if not isinstance(error, _EXPECTED):
-        return f"{type(error).__name__}: {text} (unexpected; --traceback shows where)"
-    return text.removeprefix(f"{str(path)!r} ") or type(error).__name__
+def _protect(
+    job: Job, mark: str, recipe: Recipe, model: DiffusionModel, *, overwrite: bool, progress: FileProgress
+) -> dict[str, Any]:
+    """Make and write one result; what was measured of it, as fields of `Record`."""
+    peak, picture = PeakMemory(model.device), read(job.input)
+    protected = protect_image(
+        picture,
+        recipe.method,
+        model,
+        mask=recipe.mask,
+        seed=recipe.seed,
+        precision=recipe.precision,
+        callback=lambda share: progress(job, share),
+    )
+    written = marked(protected, mark, job.output)
+    measured, notes = save(picture, written, job.output, eps=recipe.method.eps, overwrite=overwrite)
+    return {
+        "linf": round(measured.linf, 4),
+        "psnr": round(measured.psnr, 3),
+        "ssim": round(measured.ssim, 5),
+        "survival": {name: round(share, 4) for name, share in measured.survival.items()},
+        "changed": round(measured.changed, 5),
+        "peak_memory_mb": peak.megabytes(),
+        "frames": picture.frames,
+        "notes": [*picture.notes, *notes],
+    }

@@ -5,21 +5,16 @@ Nothing heavy is imported at module level, so that `protect --help` answers at o
 
 import logging
 import os
-import sys
-import time
 import traceback
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
-from typer.core import TyperCommand
 
+from imaging.batch.terminal import FAILED, USAGE, OneLineCommand, Terminal, refuse
 from protect.methods import METHODS
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from protect.discover import Job
     from protect.method import ProtectionMethod
 
 STRENGTHS = {"light": 6, "standard": 8, "strong": 12, "max": 16}
@@ -27,28 +22,6 @@ STRENGTHS = {"light": 6, "standard": 8, "strong": 12, "max": 16}
 
 Strength = Literal["light", "standard", "strong", "max"]
 Precision = Literal["auto", "float32", "bfloat16"]
-
-_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
-_SECONDS_BETWEEN_LINES = 30.0
-
-# What typer raises for a wrong option has no public name of its own.
-_WrongOption = typer.BadParameter.__mro__[1]
-
-
-class _OneLineCommand(TyperCommand):
-    """A command whose complaints take one line, as everything else here does."""
-
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        try:
-            code = super().main(*args, standalone_mode=False, **extra)
-        except _WrongOption as error:
-            code = _refuse(cast(typer.BadParameter, error).format_message())
-        except typer.Abort:
-            code = _INTERRUPTED
-        if standalone_mode:
-            sys.exit(code or 0)
-        return code
-
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -60,7 +33,7 @@ def main() -> NoReturn:
 
 
 @app.command(
-    cls=_OneLineCommand,
+    cls=OneLineCommand,
     context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
     epilog="A method's own options follow the same way, such as --prompt 'an oil painting' --step-size 0.5;"
     " --method NAME --options lists them.",
@@ -120,14 +93,15 @@ def protect(
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs it also raises
     if not (inputs or list_options):
-        return _refuse("no INPUT given; name pictures, folders or patterns, or see protect --help")
+        return refuse("protect", "no INPUT given; name pictures, folders or patterns, or see protect --help")
     try:
         flags = [flag for parameter in context.command.params for flag in parameter.opts]
         chosen, paths = _method(method, inputs or [], flags, eps=eps, strength=strength, steps=steps)
         if list_options:
             return _print_options(method, chosen)
+        from diffusion.choice import choose
         from protect.session import Session, prepare, recipe_for
-        from protect.surrogate import choose
+        from protect.surrogate import load_for
 
         plan = prepare(paths, out=out, recursive=recursive, report=report, sheet=sheet)
         choice = choose(model)
@@ -135,20 +109,22 @@ def protect(
 
         @cache
         def surrogate():
-            return choice.load(chosen, device=device, precision=precision, offline=offline, whole=bool(sheet))
+            return load_for(
+                chosen, choice, device=device, precision=precision, offline=offline, whole=bool(sheet)
+            )
 
-        with _Terminal(len(plan.jobs) + len(plan.problems), quiet) as screen:
+        with Terminal(len(plan.jobs) + len(plan.problems), quiet) as screen:
             session = Session(plan, recipe, surrogate, screen, report, sheet, overwrite, show_traceback)
             return session.run()
     except BrokenPipeError:  # somebody reads no further, as `head` does
         raise
     except Exception as error:
-        from protect.batch import explain
+        from imaging.batch.runner import explain
 
         if show_traceback:
             traceback.print_exc()
-        _refuse(explain(error))
-        return _USAGE if isinstance(error, (ValueError, OSError)) else _FAILED
+        refuse("protect", explain(error))
+        return USAGE if isinstance(error, (ValueError, OSError)) else FAILED
 
 
 def _method(
@@ -193,75 +169,3 @@ def _print_options(name: str, method: "ProtectionMethod") -> int:
         typer.echo(f"  {flag}  {option.expectation}; default {option.show(option.default)}{unit}")
         typer.echo(f"      {' '.join(option.doc.split())}")
     return 0
-
-
-def _refuse(message: str) -> int:
-    """Say what is wrong with the command."""
-    _write(f"protect: {' '.join(message.split())}", error=True)
-    return _USAGE
-
-
-def _write(text: str, *, error: bool = False) -> None:
-    # A file's name may hold what the terminal's encoding lacks, or bytes that are no text at all.
-    encoding = getattr(sys.stderr if error else sys.stdout, "encoding", None) or "utf-8"
-    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=error)
-
-
-class _Terminal:
-    """A progress bar with the time left on a terminal, and elsewhere a line now and then."""
-
-    def __init__(self, total: int, quiet: bool) -> None:
-        self._total, self._quiet = total, quiet
-        self._finished, self._started = 0, time.monotonic()
-        self._last_line = self._started
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> "_Terminal":
-        if not self._quiet and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-            self._bar = Progress(
-                *columns,
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # lines that go to a file must arrive there
-            )
-            self._task = self._bar.add_task("loading the model", total=self._total)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def say(self, text: str) -> None:
-        if not self._quiet:
-            _write(text)
-
-    def complain(self, text: str) -> None:
-        _write(text, error=True)
-
-    def update(self, job: "Job", share: float) -> None:
-        done = self._finished + share
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, description=job.input.name)
-        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            self.say(f"         {job.input}: {share:.0%}{self._time_left(done)}")
-            self._last_line = time.monotonic()
-
-    def finish(self) -> None:
-        self._finished += 1
-        self._last_line = time.monotonic()
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._finished)
-        elif self._finished < self._total:
-            self.say(f"         {self._finished} of {self._total}{self._time_left(self._finished)}")
-
-    def _time_left(self, done: float) -> str:
-        seconds = (time.monotonic() - self._started) * (self._total - done) / max(done, 1e-6)
-        left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-        return f", about {left} left"

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffusion.choice import Device, Precision, choose, network_precision
 from diffusion.model import DiffusionModel
 from imaging.io import read
 from imaging.picture import Images, Picture
@@ -21,7 +22,7 @@ from imaging.quantize import quantize
 from imaging.tiles import Box, TilePlan, plan_tiles
 from protect.method import ProtectionMethod
 from protect.methods import create
-from protect.surrogate import Device, Precision, choose, network_precision
+from protect.surrogate import load_for
 from protect.targets import texture
 
 Where = Bool[Tensor, "batch_or_1 1 height width"]
@@ -111,7 +112,7 @@ def protect_image(
     if isinstance(image, (str, os.PathLike)):
         image = read(image)
     if isinstance(model, str):
-        model = choose(model).load(method, device=device, precision=precision)
+        model = load_for(method, choose(model), device=device, precision=precision)
     where = None if mask is None else read_mask(mask)
     work = _Work(method, model, seed, network_precision(precision, model.device))
     progress = callback or (lambda share: None)

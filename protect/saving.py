@@ -1,7 +1,5 @@
-"""A result on the disk: room for it is checked before the work, and what was written is read back."""
+"""A result on the disk: what was written is read back and measured."""
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from imaging.io import Picture, is_lossless, read, write
@@ -10,28 +8,6 @@ from protect.verify import Measurement, measure
 
 class VerificationError(ValueError):
     """The file that was read back is not what was written."""
-
-
-def check_writable(path: Path, *, at_least: int = 0) -> None:
-    """Make sure, before any work, that a file can be made at `path` and that there is some room for it.
-
-    Raises OSError with a sentence.
-    """
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if path.is_dir():
-        raise IsADirectoryError(f"the output {path} is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise PermissionError(f"cannot write into {folder} ({error.strerror})") from error
-    if free < at_least:
-        raise OSError(
-            f"the disk of {folder} is full: {free / 1e6:.1f} MB free, {at_least / 1e6:.1f} MB or more needed"
-        )
 
 
 def save(

@@ -8,22 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from diffusion.choice import Choice, Precision
 from diffusion.model import DiffusionModel
+from imaging.batch.discover import Job, Plan, PlanError, plan
+from imaging.batch.reports import write_report
+from imaging.batch.runner import explain
+from imaging.batch.saving import check_writable
+from imaging.batch.terminal import DONE, FAILED, INTERRUPTED
 from imaging.errors import PictureError
 from imaging.formats import format_of
 from imaging.io import write
 from imaging.picture import Picture
 from imaging.sheet import contact_sheet
-from protect.batch import Recipe, Record, explain, run
-from protect.discover import Job, Plan, PlanError, plan
+from protect.batch import Recipe, Record, run
 from protect.method import ProtectionMethod
 from protect.picture import read_mask
 from protect.promise import promise
-from protect.report import HEADINGS, line, sheet_row, summary, write_report
-from protect.saving import check_writable
-from protect.surrogate import Choice, Precision
-
-DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from protect.report import HEADINGS, line, sheet_row, summary
 
 _LARGEST_SHEET = 40
 
@@ -122,7 +123,7 @@ class Session:
         for sentence in summary(self.records, self.recipe):
             self.screen.say(sentence)
         failed = any(record.status == "failed" for record in self.records)
-        return SOME_FAILED if failed or not complete else DONE
+        return FAILED if failed or not complete else DONE
 
     def _protect(self) -> None:
         failed = traceback.print_exception if self.show_traceback else None

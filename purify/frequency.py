@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffusion.codec import LatentModel
 from diffusion.model import DiffusionModel
 from diffusion.samplers import Step, ddpm_mean, denoise, posterior_deviation
 from diffusion.schedule import Latents
@@ -80,6 +81,11 @@ class FreqPure(DiffPure):
             ValueError: as `DiffPure`, or for another reference.
         """
         super().__init__(model, t=t, steps=steps, rounds=rounds, clamp=clamp)
+        if isinstance(model, LatentModel):
+            raise ValueError(
+                f"{type(self).__name__} works on pixels and {model.name} on latents; take diffpure, or a "
+                "pixel model such as 'cifar10'"
+            )
         if reference not in REFERENCES:
             raise ValueError(unknown("reference", reference, list(REFERENCES)))
         self.amplitude, self.phase, self.slack, self.reference = amplitude, phase, slack, reference

@@ -5,7 +5,9 @@ from functools import partial
 import torch
 from torch.nn.functional import interpolate
 
+from diffusion.model import DiffusionModel
 from imaging.tiles import merge, plan_tiles, split
+from purify.diffpure import DiffPure
 from purify.purifier import Draw, Images, Move, Purifier, State
 
 
@@ -67,6 +69,25 @@ class Tiled(Purifier):
         for number, move in enumerate(chain):
             state = move(state, tile, _Numbered(draw, (index * len(chain) + number) * 4))
         return state
+
+
+class GridPure(Tiled):
+    """`Tiled` with GrIDPure's settings, any of which can be changed (Zhao et al., 2024, arXiv 2312.00084)."""
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        *,
+        t: int = 10,
+        steps: int | None = None,
+        rounds: int = 20,
+        kept: float = 0.1,
+        sampler: str = "ddpm",
+    ) -> None:
+        side = min(256, model.comfortable)
+        size = side // model.multiple * model.multiple
+        pure = DiffPure(model, t=t, steps=steps, sampler=sampler)
+        super().__init__(pure, size=size, overlap=size // 2, rounds=rounds, kept=kept)
 
 
 class _Numbered:

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from attacks import autocast
 from attacks.objectives import value_and_gradient
+from diffusion.choice import network_precision
 from diffusion.load import load
 from diffusion.losses import denoising_loss, score_gradient
 from diffusion.model import DiffusionModel
-from protect.memory import PeakMemory
+from imaging.batch.memory import PeakMemory
 from protect.methods import create
 from protect.methods.draws import draw_noise
-from protect.picture import network_precision
 from protect.targets import texture
 
 ROUTES = ("plain", "ours", "ours-float32")

@@ -24,7 +24,7 @@ from attacks.losses import cross_entropy
 from attacks.objectives import value_and_gradient
 from diffusion.load import load
 from diffusion.model import DiffusionModel
-from protect.memory import PeakMemory
+from imaging.batch.memory import PeakMemory
 from purify import DiffPure, PurifiedClassifier, Purifier
 
 Wrap = Callable[[Purifier, DiffusionModel], nn.Module]

@@ -113,7 +113,7 @@ def test_a_file_that_is_cut_off_is_damaged(tmp_path, format, share):
 def test_pictures_that_are_too_small_are_refused(tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "a.png")
     text = message(tmp_path / "a.png", PictureSizeError)
-    assert f"too small to protect: {size[0]} x {size[1]} px; both sides must have at least 32" in text
+    assert f"too small: {size[0]} x {size[1]} px; both sides must have at least 32" in text
 
 
 def test_the_smallest_and_a_long_picture_are_read(tmp_path):

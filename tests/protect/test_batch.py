@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from imaging.batch import saving
+from imaging.batch.discover import plan
+from imaging.batch.memory import PeakMemory
+from imaging.batch.runner import explain
 from imaging.io import read
-from protect import saving
-from protect.batch import Recipe, Record, explain, run
-from protect.discover import plan
-from protect.memory import PeakMemory
+from protect.batch import Recipe, Record, run
 from protect.methods.mist import Mist
 from protect.promise import promise
 from protect.saving import VerificationError, save

@@ -9,10 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from imaging.batch import terminal as terminals
+from imaging.batch.discover import Job
 from imaging.io import Picture, read, write
-from protect import cli
-from protect.cli import app
-from protect.discover import Job
+from protect.cli import STRENGTHS, app
 from protect.methods import METHODS
 
 FLAGS = """
@@ -184,7 +184,7 @@ def test_a_folder_goes_to_another_folder_as_a_tree_and_a_repetition_has_nothing_
     assert "0 done, 2 skipped, 0 failed" in result.out
 
 
-@pytest.mark.parametrize(("word", "levels"), cli.STRENGTHS.items())
+@pytest.mark.parametrize(("word", "levels"), STRENGTHS.items())
 def test_strength_is_a_word_for_eps(protect: Protect, draw, word: str, levels: int) -> None:
     draw("a.png")
     options = ("--strength", word, "--step-size", "64", "--no-random-start", "--report", "r.json")
@@ -318,8 +318,8 @@ def test_a_methods_options_are_listed_with_words_and_defaults() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_shows_the_time_left(capsys, monkeypatch, terminal: bool) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(cli, "_SECONDS_BETWEEN_LINES", -1.0)
-    with cli._Terminal(2, quiet=False) as screen:
+    monkeypatch.setattr(terminals, "_SECONDS_BETWEEN_LINES", -1.0)
+    with terminals.Terminal(2, quiet=False) as screen:
         screen.update(Job(Path("a.png"), Path("b.png")), 0.5)
         screen.finish()
         screen.say("done")

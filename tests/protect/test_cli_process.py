@@ -43,7 +43,10 @@ def test_ctrl_c_leaves_whole_files_and_says_how_many(draw, tmp_path: Path, tiny_
     draw("a.png", 32, 32)
     draw("b.png", 1500, 1500)
     # Only the pace of the progress lines differs from the console script: one after each step, to wait for.
-    code = "import protect.cli as cli; cli._SECONDS_BETWEEN_LINES = -1; cli.main()"
+    code = (
+        "import imaging.batch.terminal as terminal, protect.cli; "
+        "terminal._SECONDS_BETWEEN_LINES = -1; protect.cli.main()"
+    )
     # A shell ignores the signal for what it starts in the background, and children inherit that.
     code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {code}"
     options = [

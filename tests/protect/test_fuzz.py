@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from imaging.batch.discover import Job, Plan
 from imaging.io import Picture, read, write
 from protect.batch import Recipe, run
-from protect.discover import Job, Plan
 from protect.methods.mist import Mist
 from protect.promise import promise
 

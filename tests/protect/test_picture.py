@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attacks import NonFiniteError
+from diffusion.choice import Choice, choose, network_precision, pick_device
+from imaging.batch.memory import PeakMemory
 from imaging.io import Picture, read, write
-from protect.memory import PeakMemory
 from protect.methods.mist import Mist
 from protect.methods.photoguard import PhotoGuard
 from protect.picture import NothingToProtectError, protect_image, read_mask
-from protect.surrogate import Choice, choose, network_precision, pick_device
+from protect.surrogate import load_for
 from protect.targets import texture
 from protect.verify import measure
 
@@ -269,14 +270,14 @@ def test_a_model_folder_is_loaded_and_bfloat16_keeps_the_bound(tiny_diffusion: P
 def test_a_method_that_needs_no_denoiser_loads_none_unless_asked(tiny_diffusion: Path) -> None:
     choice = choose(str(tiny_diffusion))
     assert choice.label == "model"
-    assert not choice.load(PhotoGuard(), device="cpu").has_denoiser
-    assert choice.load(PhotoGuard(), device="cpu", whole=True).has_denoiser
-    assert choice.load(Mist(), device="cpu").has_denoiser
+    assert not load_for(PhotoGuard(), choice, device="cpu").has_denoiser
+    assert load_for(PhotoGuard(), choice, device="cpu", whole=True).has_denoiser
+    assert load_for(Mist(), choice, device="cpu").has_denoiser
 
 
 def test_a_bare_autoencoder_cannot_serve_a_method_that_denoises(tiny_autoencoder: Path) -> None:
     with pytest.raises(ValueError, match=r"vae is an autoencoder alone and Mist needs a denoiser"):
-        choose(str(tiny_autoencoder)).load(Mist(), device="cpu")
+        load_for(Mist(), choose(str(tiny_autoencoder)), device="cpu")
 
 
 def test_a_models_identity_changes_with_its_weights(tiny_autoencoder: Path, tmp_path: Path) -> None:

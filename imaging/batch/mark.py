@@ -1,4 +1,4 @@
-"""The mark in a protected file: a fingerprint of input and settings, by which a second run knows its work.
+"""The mark in a finished file: a fingerprint of input and settings, by which a second run knows its work.
 
 It is a hash, so it tells nobody the method, the seed or the original; and it lies in the file, so it
 survives moving and renaming.

@@ -1,4 +1,4 @@
-"""Which files are to be protected and where each result goes, decided and checked before any work."""
+"""Which files a run takes and where each result goes, decided and checked before any work."""
 
 import glob
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from imaging.formats import PICTURE_SUFFIXES, format_of
 
-MARK = ".protected"
-"""What stands before the suffix of every output that we name."""
+LABELS = ("protected", "purified")
+"""What stands before the suffix of outputs that we name."""
 
 
 class PlanError(ValueError):
@@ -56,20 +56,22 @@ def plan(
     *,
     out: str | os.PathLike[str] | None = None,
     recursive: bool = False,
+    label: str = "protected",
 ) -> Plan:
     """Resolve files, folders and glob patterns into jobs.
 
     A folder stands for the pictures in it, by suffix and without hidden files; with `recursive` also for
-    those below. Outputs of earlier runs are left out unless one is the only input, so that `protect *.png`
-    can be repeated. A file that is reached twice counts once. What is missing or empty becomes a problem of
-    its own and stops nothing else.
+    those below. Outputs of earlier runs under this label are left out unless one is the only input, so that
+    `protect *.png` can be repeated. A file that is reached twice counts once. What is missing or empty
+    becomes a problem of its own and stops nothing else.
 
     Args:
         inputs: paths and patterns; a path that exists is never read as a pattern.
         out: for a single file the name of its result. Otherwise, or when it is a folder or ends in a slash,
-            the folder that receives `NAME.protected.png`, with the tree below an input folder mirrored.
+            the folder that receives `NAME.LABEL.png`, with the tree below an input folder mirrored.
             Without it results lie beside their inputs.
         recursive: descend into folders.
+        label: what results are called, one of `LABELS`.
 
     Raises:
         PlanError: two inputs would become one file, a result would replace an input, or `out` cannot serve.
@@ -79,21 +81,23 @@ def plan(
     result, found = Plan(), {}
     for text in texts:
         matches, reason = _resolve(text, recursive)
-        fresh = [each for each in matches if not is_output(each.path) or (each.named and len(texts) == 1)]
+        fresh = [
+            each for each in matches if not is_output(each.path, label) or (each.named and len(texts) == 1)
+        ]
         result.left_out.extend(each.path for each in matches if each not in fresh)
         if reason or not matches:
             result.problems.append(Problem(text, reason or "holds no pictures"))
         for each in fresh:
             found.setdefault(os.path.realpath(each.path), each)
     name = _single_output(out, texts, list(found.values()))
-    result.jobs.extend(Job(each.path, name or _output(each, out)) for each in found.values())
+    result.jobs.extend(Job(each.path, name or _output(each, out, label)) for each in found.values())
     _check_collisions(result.jobs)
     return result
 
 
-def is_output(path: Path) -> bool:
-    """Say whether a file is called as our outputs are: `NAME.protected.SUFFIX`."""
-    return path.stem.lower().endswith(MARK)
+def is_output(path: Path, label: str = "protected") -> bool:
+    """Say whether a file is called as outputs of this label are: `NAME.protected.SUFFIX`."""
+    return path.stem.lower().endswith(f".{label}")
 
 
 def _resolve(text: str, recursive: bool) -> tuple[list[_Found], str | None]:
@@ -160,8 +164,8 @@ def _single_output(out: str | os.PathLike[str] | None, texts: list[str], found: 
     return path
 
 
-def _output(found: _Found, out: str | os.PathLike[str] | None) -> Path:
-    name = f"{found.path.stem}{MARK}.png"
+def _output(found: _Found, out: str | os.PathLike[str] | None, label: str) -> Path:
+    name = f"{found.path.stem}.{label}.png"
     if out is None:
         return found.path.with_name(name)
     return Path(out) / found.path.relative_to(found.root).with_name(name)
@@ -175,7 +179,7 @@ def _check_collisions(jobs: list[Job]) -> None:
         if place in owners:
             raise PlanError(
                 f"{owners[place]} and {job.input} would both be written to {job.output};"
-                " protect them one after the other, each with its own --out"
+                " take them one after the other, each with its own --out"
             )
         owners[place] = job.input
         identity = _identity(job.output)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from imaging.batch.mark import bears, fingerprint, marked
 from imaging.formats import PICTURE_SUFFIXES
 from imaging.io import Picture, read, write
-from protect.mark import bears, fingerprint, marked
 
 MARK = fingerprint(b"the file", {"eps": 8})
 OTHER = fingerprint(b"the file", {"eps": 9})

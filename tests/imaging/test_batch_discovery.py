@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imaging import UnsupportedPictureError
-from protect.discover import Plan, PlanError, plan
+from imaging.batch.discover import Plan, PlanError, plan
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,118 @@
+"""Files in turn: skip what is done, let no failure stop the others, and say in one line what went wrong."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+
+from imaging.batch.discover import Job, Plan
+from imaging.batch.mark import bears, fingerprint, has_room
+from imaging.batch.saving import check_writable
+
+Status = Literal["done", "skipped", "failed"]
+Result = TypeVar("Result")
+
+_EXPECTED = (ArithmeticError, ValueError, OSError)
+"""Errors whose message is meant for the person whose file it is; ours of `imaging` are ValueErrors."""
+
+
+@dataclass(frozen=True)
+class Finished(Generic[Result]):
+    """What happened to one input."""
+
+    input: str
+    output: str | None
+    status: Status
+    error: str | None
+    seconds: float
+    result: Result | None = None
+
+
+def work_through(
+    plan: Plan,
+    settings: Mapping[str, Any],
+    work: Callable[[Job, str], Result],
+    *,
+    prepare: Callable[[], object] = lambda: None,
+    overwrite: bool = False,
+    failed: Callable[[Exception], object] = lambda error: None,
+) -> Iterator[Finished[Result]]:
+    """Do the jobs of a plan in turn and yield what became of each; inputs without a job come first.
+
+    An output that bears the mark of this very input and settings is skipped. Another file in its place is
+    never replaced unless `overwrite` says so.
+
+    Args:
+        plan: from `discover.plan`.
+        settings: everything that decides about a result beside the input; JSON must be able to write it.
+        work: takes a job and the mark that its output has to bear, writes the output whole or not at all.
+        prepare: called before each piece of work; its errors end the run. Load and keep a model here.
+        overwrite: replace outputs that exist.
+        failed: called with the exception behind a failure, for those who want its traceback.
+    """
+    for problem in plan.problems:
+        yield Finished(problem.input, None, "failed", problem.reason, 0.0)
+    for job in plan.jobs:
+        started = time.monotonic()
+
+        def finished(
+            status: Status,
+            error: str | None = None,
+            result: Result | None = None,
+            job: Job = job,
+            started: float = started,
+        ) -> Finished[Result]:
+            output = None if status == "failed" else str(job.output)
+            seconds = round(time.monotonic() - started, 3)
+            return Finished(str(job.input), output, status, error, seconds, result)
+
+        try:
+            # Taken before the picture is read, so that one that changes meanwhile is done again next time.
+            mark = fingerprint(job.input.read_bytes(), settings)
+            done = _is_done(job, mark, overwrite)
+        except Exception as error:
+            failed(error)
+            yield finished("failed", explain(error, job.input))
+            continue
+        if done:
+            yield finished("skipped")
+            continue
+        prepare()  # outside: without a model there is nothing to do for any file
+        try:
+            result = work(job, mark)
+        except Exception as error:
+            failed(error)
+            yield finished("failed", explain(error, job.input))
+        else:
+            yield finished("done", result=result)
+
+
+def _is_done(job: Job, mark: str, overwrite: bool) -> bool:
+    """Raises OSError when the output cannot be written, or is there and was made otherwise."""
+    check_writable(job.output, at_least=job.input.stat().st_size)
+    if not os.path.lexists(job.output) or overwrite:
+        return False
+    if bears(job.output, mark):
+        return True
+    made = "was not made from this input with these settings"
+    unknown = f"{job.output.suffix[1:].upper()} cannot tell what it was made from"
+    reason = made if has_room(job.output) else unknown
+    raise FileExistsError(f"{job.output} exists and {reason}; --overwrite replaces it")
+
+
+def explain(error: Exception, path: Path | None = None) -> str:
+    """Say in one line what went wrong, without the file's own name in front."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory is full; close other programs or use --device cpu"
+    if isinstance(error, MemoryError):
+        return "this computer's memory is full"
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if not isinstance(error, _EXPECTED):
+        return f"{type(error).__name__}: {text} (unexpected; --traceback shows where)"
+    return text.removeprefix(f"{str(path)!r} ") or type(error).__name__

@@ -1,0 +1,112 @@
+"""What command lines over many files have in common: complaints of one line, and progress with the time left.
+
+The one module beside the command lines themselves that knows a terminal.
+"""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from imaging.batch.discover import Job
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: all done; some failed; the command is wrong; Ctrl-C."""
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+# What typer raises for a wrong option has no public name of its own.
+_WrongOption = typer.BadParameter.__mro__[1]
+
+
+class OneLineCommand(TyperCommand):
+    """A command whose complaints take one line, as everything else here does."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except _WrongOption as error:
+            code = refuse(self.name or "", cast(typer.BadParameter, error).format_message())
+        except typer.Abort:
+            code = INTERRUPTED
+        if standalone_mode:
+            sys.exit(code or 0)
+        return code
+
+
+def refuse(command: str, message: str) -> int:
+    """Say in one line what is wrong with a command, and return the exit code for that."""
+    write(f"{command}: {' '.join(message.split())}", error=True)
+    return USAGE
+
+
+def write(text: str, *, error: bool = False) -> None:
+    """Print a line, whatever the terminal's encoding."""
+    # A file's name may hold what the terminal's encoding lacks, or bytes that are no text at all.
+    encoding = getattr(sys.stderr if error else sys.stdout, "encoding", None) or "utf-8"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=error)
+
+
+class Terminal:
+    """A progress bar with the time left on a terminal, and elsewhere a line now and then."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self._total, self._quiet = total, quiet
+        self._finished, self._started = 0, time.monotonic()
+        self._last_line = self._started
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "Terminal":
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+            self._bar = Progress(
+                *columns,
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # lines that go to a file must arrive there
+            )
+            self._task = self._bar.add_task("loading the model", total=self._total)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            write(text)
+
+    def complain(self, text: str) -> None:
+        write(text, error=True)
+
+    def update(self, job: "Job", share: float) -> None:
+        done = self._finished + share
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, description=job.input.name)
+        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self.say(f"         {job.input}: {share:.0%}{self._time_left(done)}")
+            self._last_line = time.monotonic()
+
+    def finish(self) -> None:
+        self._finished += 1
+        self._last_line = time.monotonic()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._finished)
+        elif self._finished < self._total:
+            self.say(f"         {self._finished} of {self._total}{self._time_left(self._finished)}")
+
+    def _time_left(self, done: float) -> str:
+        seconds = (time.monotonic() - self._started) * (self._total - done) / max(done, 1e-6)
+        left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        return f", about {left} left"
