@@ -136,4 +136,7 @@ def save(unet: UNet2DModel, folder: Path, *, labels: Sequence[str], patch: int) 
 
 
 if __name__ == "__main__":
-    export(*sys.argv[1:])
+    # a checkpoint names the class by its module, which as a script would be another one
+    from experiments import pixel_denoiser
+
+    pixel_denoiser.export(*sys.argv[1:])
