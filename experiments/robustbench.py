@@ -21,7 +21,7 @@ class BrokenInstallError(ImportError):
 
 def _provide_autoattack() -> None:
     """Register `autoattack` with the original signature unless the original is installed."""
-    if importlib.util.find_spec("autoattack") is not None:
+    if "autoattack" in sys.modules or importlib.util.find_spec("autoattack") is not None:
         return
     import pyautoattack
     from pyautoattack import state
