@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from diffusion.frozen import make_lean
 from diffusion.schedule import Coefficients, Latents, NoiseSchedule, Timesteps
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -230,6 +231,7 @@ class DiffusionModel(nn.Module, ABC):
     def freeze(self) -> Self:
         """Stop all weight gradients and training behaviour, such as dropout."""
         self._frozen = True
+        make_lean(self)
         # Half-precision convolutions want channels last: the built-in encoder takes half the time on a CPU.
         return self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 

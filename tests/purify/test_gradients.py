@@ -183,3 +183,26 @@ def test_the_adjoint_is_close_and_not_exact(network):
         errors.append(((found - right).norm() / right.norm()).item())
         assert torch.cosine_similarity(found.flatten(), right.flatten(), dim=0) > 0.95
     assert 0 < errors[1] < errors[0] < 0.3
+
+
+def test_the_graph_holds_one_state_per_step_and_no_network(network):
+    """Counted at the moment of saving: what a backward pass will need is kept alive by these tensors."""
+    images = images_for("ddpm-5")
+
+    def kept(wrap, steps):
+        sizes, purifier = [], wrap(DiffPure(network, t=100, steps=steps, clamp=False))
+        leaf = images.clone().requires_grad_()
+
+        def pack(tensor):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            purifier(leaf, SEEDS)
+        return sum(sizes)
+
+    for steps in (5, 50):
+        # the picture, its z, z noised, one after each step, and what is decoded
+        assert kept(Exact, steps) == images.numel() * (steps + 4)
+    plain = [kept(lambda purifier: purifier, steps) for steps in (5, 50)]
+    assert plain[1] > 9 * plain[0] > 100 * kept(Exact, 5)
