@@ -98,6 +98,12 @@ class Picture:
         alpha = None if self.alpha is None else self.alpha[..., rows, columns]
         return replace(self, integers=self.integers[..., rows, columns], alpha=alpha)
 
+    def frame(self, index: int) -> "Picture":
+        """Return one frame as a picture that shares its memory."""
+        one = slice(index, index + 1)
+        alpha = None if self.alpha is None else self.alpha[one]
+        return replace(self, integers=self.integers[one], alpha=alpha, durations=self.durations[one])
+
     def with_pixels(self, images: Images) -> "Picture":
         """Return the same picture with new pixels, rounded to levels; fully transparent ones keep theirs.
 

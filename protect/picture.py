@@ -216,7 +216,7 @@ def _protect_picture(picture: Picture, work: _Work, mask: Where | None, progress
     if mask is not None:
         _check_mask_size(mask, picture.height, picture.width)
     plan, integers = work.plan(picture.height, picture.width), picture.integers.clone()
-    frames = [_frame(picture, index) for index in range(picture.frames)]
+    frames = [picture.frame(index) for index in range(picture.frames)]
     if not any(_allowed(frame, mask)(_whole(picture)).any() for frame in frames):
         raise NothingToProtectError(
             "every pixel that may change is fully transparent; there is nothing to protect"
@@ -257,12 +257,6 @@ def _round_into(integers: Tensor, frame: Picture, delta: Images, eps: float) -> 
         original = frame.region(box).pixels
         rounded = quantize(original + _crop(delta, box), original, eps, levels=frame.levels)
         integers[..., box.top : box.bottom, :] = (rounded * frame.levels).round_()[0].to(integers.dtype)
-
-
-def _frame(picture: Picture, index: int) -> Picture:
-    alpha = None if picture.alpha is None else picture.alpha[index : index + 1]
-    integers, durations = picture.integers[index : index + 1], picture.durations[index : index + 1]
-    return replace(picture, integers=integers, alpha=alpha, durations=durations)
 
 
 def _same(one: Picture, other: Picture) -> bool:

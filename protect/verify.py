@@ -88,7 +88,7 @@ def measure(original: Picture, written: Picture, *, intended: Picture | None = N
         raise ValueError(f"the written picture has {came} frames x width x height; expected {expected}")
     sums = _Sums()
     for index in range(original.frames):
-        frames = [_frame(picture, index) for picture in (original, written, intended or written)]
+        frames = [picture.frame(index) for picture in (original, written, intended or written)]
         for core, wide in _windows(original.height, original.width):
             _add(sums, *(frame.region(core).pixels for frame in frames))
             _add_ssim(sums, *(frame.region(wide).pixels for frame in frames[:2]))
@@ -208,7 +208,3 @@ def _add_ssim(sums: _Sums, original: Images, written: Images) -> None:
 
 def _share(overlap: float, energy: float) -> float:
     return overlap / energy if energy else math.nan
-
-
-def _frame(picture: Picture, index: int) -> Picture:
-    return Picture(picture.integers[index : index + 1])

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffusion.tape import Seeds
-from purify.diffpure import unknown
+from purify.methods import unknown
 from purify.purifier import Images
 
 Logits = Float[Tensor, "batch classes"]

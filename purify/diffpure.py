@@ -1,12 +1,12 @@
 """DiffPure: drown a perturbation in noise, then let a diffusion model bring the picture back."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from diffusion.model import Condition, DiffusionModel
 from diffusion.pixel import PixelDiffusion
 from diffusion.schedule import Latents
 from imaging.tiles import crop_padding, pad_to_multiple
+from purify.methods import unknown
 from purify.purifier import Draw, Images, Move, Purifier
 from purify.reverse import REVERSES, timesteps, walk
 
@@ -121,10 +121,3 @@ def check_size(model: DiffusionModel, images: Images) -> None:
             f"{model.name} was made for images of {side}x{side}; got {height}x{width}: "
             f"wrap the purifier in Resized(…, {side}) or Tiled(…)"
         )
-
-
-def unknown(what: str, name: str, available: list[str]) -> str:
-    """Return the message for a name that is not one of `available`."""
-    near = get_close_matches(name, available, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {name!r}; {hint}available: {', '.join(available)}"

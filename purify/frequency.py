@@ -12,7 +12,8 @@ from diffusion.codec import LatentModel
 from diffusion.model import DiffusionModel
 from diffusion.samplers import Step, ddpm_mean, denoise, posterior_deviation
 from diffusion.schedule import Latents
-from purify.diffpure import DiffPure, Images, unknown
+from purify.diffpure import DiffPure, Images
+from purify.methods import unknown
 from purify.purifier import Draw, Move
 from purify.reverse import walk
 

@@ -52,9 +52,14 @@ def entry(name: str) -> Entry:
     """
     if name.lower() in METHODS:
         return METHODS[name.lower()]
-    near = get_close_matches(name.lower(), METHODS, n=1)
+    raise UnknownMethodError(unknown("method", name, list(METHODS)))
+
+
+def unknown(what: str, name: str, available: list[str]) -> str:
+    """Return the message for a name that is not one of `available`."""
+    near = get_close_matches(name.lower(), available, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UnknownMethodError(f"unknown method {name!r}; {hint}available: {', '.join(METHODS)}")
+    return f"unknown {what} {name!r}; {hint}available: {', '.join(available)}"
 
 
 def options(name: str) -> dict[str, Any]:

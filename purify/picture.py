@@ -13,7 +13,7 @@ from diffusion.model import DiffusionModel
 from diffusion.pixel import PixelDiffusion
 from imaging.io import read
 from imaging.picture import Images, Picture
-from imaging.tiles import Box, TilePlan, crop_padding, pad_to_multiple, plan_tiles
+from imaging.tiles import TilePlan, crop_padding, pad_to_multiple, plan_tiles
 from purify.methods import create, entry
 from purify.purifier import Purifier
 
@@ -71,12 +71,7 @@ def purify_image(
     integers = picture.integers.clone()
     total = picture.frames * len(plan.boxes)
     for frame in range(picture.frames):
-        shown = replace(
-            picture,
-            integers=picture.integers[frame : frame + 1],
-            alpha=None if picture.alpha is None else picture.alpha[frame : frame + 1],
-            durations=picture.durations[frame : frame + 1],
-        )
+        shown = picture.frame(frame)
         made = torch.zeros(3, plan.height, plan.width)
         for index, box in enumerate(plan.boxes):
             images = shown.region(box).pixels.float().to(place)
@@ -84,9 +79,7 @@ def purify_image(
                 purified = tile(method.seeded(seed + index), images)
             made[:, box.top : box.bottom, box.left : box.right] += purified[0].cpu() * plan.weights(index)
             progress((frame * len(plan.boxes) + index + 1) / total)
-        rounded = (made.clamp(0, 1) * picture.levels).round().to(integers.dtype)
-        visible = shown.region(Box(0, 0, plan.height, plan.width)).visible_mask[0] > 0
-        integers[frame] = torch.where(visible, rounded, integers[frame])
+        integers[frame] = shown.with_pixels(made[None]).integers[0]
     return replace(picture, integers=integers)
 
 
