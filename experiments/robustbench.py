@@ -3,10 +3,21 @@
 Its wheel imports `autoattack`, which is not published where wheels are; `pyautoattack`, which it depends on,
 is the same with another signature. This module puts the one in the place of the other before RobustBench is
 imported, and it is the only one to import it.
+
+torchattacks' wheel carries an old `robustbench` package with its evaluation commented out. Which of the two
+lands last is the installer's luck, so the files are compared with what RobustBench's own wheel recorded, and
+if they are not its own, an intact copy is installed beside them.
 """
 
+import base64
+import hashlib
+import importlib.metadata
 import importlib.util
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 from typing import Any
@@ -66,22 +77,69 @@ def _provide_autoattack() -> None:
     sys.modules["autoattack"], sys.modules["autoattack.state"] = module, state
 
 
-def _robustbench() -> Any:
-    """Import RobustBench and check that it is whole."""
-    if importlib.util.find_spec("robustbench") is None:
-        raise BrokenInstallError("RobustBench is not installed: pip install 'vernis[robustness]'")
-    _provide_autoattack()
-    try:
-        from robustbench import eval as evaluation
+def _overwritten(distribution: importlib.metadata.Distribution) -> bool:
+    """Whether a file of an installed package is not the one that its wheel brought."""
+    for file in distribution.files or ():
+        path = Path(str(distribution.locate_file(file)))
+        if file.hash is None or path.suffix != ".py":
+            continue
+        digest = hashlib.new(file.hash.mode, path.read_bytes()).digest() if path.exists() else b""
+        if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
+            return True
+    return False
 
-        if hasattr(evaluation, "benchmark"):
-            return evaluation
-    except ImportError:
-        pass
-    raise BrokenInstallError(
-        "torchattacks' wheel has overwritten robustbench; run: "
-        "pip install --force-reinstall --no-deps robustbench"
+
+def _install(requirement: str, folder: Path) -> None:
+    """Install one package, and nothing it depends on, into a new folder; from uv's cache if it is there."""
+    uv = shutil.which("uv")
+    base = (
+        [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
     )
+    command = [*base, "--quiet", "--no-deps", "--target", str(folder), requirement]
+    attempts = [[*command, "--offline"], command] if uv else [command]
+    for attempt in attempts:
+        done = subprocess.run(attempt, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+    raise BrokenInstallError(
+        f"torchattacks' wheel has overwritten robustbench and no {requirement} could be installed beside it; "
+        f"run: pip install --force-reinstall --no-deps {requirement}"
+    )
+
+
+def _intact_copy(distribution: importlib.metadata.Distribution, prefix: Path) -> Path:
+    """Return a folder in the environment at `prefix` that holds the package as published."""
+    folder = prefix / "share" / "vernis" / f"robustbench-{distribution.version}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            fresh = Path(scratch) / "package"
+            _install(f"robustbench=={distribution.version}", fresh)
+            try:
+                os.rename(fresh, folder)
+            except OSError:  # another process was first
+                if not folder.is_dir():
+                    raise
+    return folder
+
+
+def _robustbench() -> Any:
+    """Import RobustBench, as it was published, and return its module `eval`."""
+    try:
+        distribution = importlib.metadata.distribution("robustbench")
+    except importlib.metadata.PackageNotFoundError:
+        raise BrokenInstallError("RobustBench is not installed: pip install 'vernis[robustness]'") from None
+    _provide_autoattack()
+    if "robustbench" not in sys.modules and _overwritten(distribution):
+        sys.path.insert(0, str(_intact_copy(distribution, Path(sys.prefix))))
+    from robustbench import eval as evaluation
+
+    if not hasattr(evaluation, "benchmark"):
+        raise BrokenInstallError(
+            "the robustbench that is loaded is the one of torchattacks' wheel; "
+            "run: pip install --force-reinstall --no-deps robustbench"
+        )
+    return evaluation
 
 
 def load_model(

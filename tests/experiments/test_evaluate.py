@@ -1,6 +1,10 @@
 """The evaluation command end to end on a tiny world, and the doors to RobustBench."""
 
+import base64
+import hashlib
+import importlib.metadata
 import json
+import types
 
 import numpy as np
 import pytest
@@ -177,3 +181,49 @@ def test_missing_zoo_weights_are_named(tmp_path):
     (folder / "Carmon2019Unlabeled.pt").write_text("<html>quota exceeded")
     with pytest.raises(FileNotFoundError, match="is a web page, not weights"):
         robustbench.load_model("Carmon2019Unlabeled", model_dir=tmp_path)
+
+
+def _fake_distribution(folder, *, intact):
+    info = folder / "fakebench-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "fakebench.py").write_text("own = True\n")
+    digest = hashlib.sha256(b"own = True\n" if intact else b"something else").digest()
+    recorded = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fakebench\nVersion: 1.0\n")
+    (info / "RECORD").write_text(f"fakebench.py,sha256={recorded},11\nfakebench-1.0.dist-info/RECORD,,\n")
+    return importlib.metadata.PathDistribution(info)
+
+
+def test_a_package_that_another_wheel_overwrote_is_noticed(tmp_path):
+    from experiments import robustbench
+
+    assert not robustbench._overwritten(_fake_distribution(tmp_path / "intact", intact=True))
+    assert robustbench._overwritten(_fake_distribution(tmp_path / "foreign", intact=False))
+
+
+def test_an_intact_copy_is_installed_once(tmp_path, monkeypatch):
+    from experiments import robustbench
+
+    installed = []
+
+    def install(requirement, folder):
+        installed.append(requirement)
+        folder.mkdir()
+        (folder / "robustbench.py").touch()
+
+    monkeypatch.setattr(robustbench, "_install", install)
+    distribution = _fake_distribution(tmp_path / "foreign", intact=False)
+    folder = robustbench._intact_copy(distribution, tmp_path)
+    assert (folder / "robustbench.py").exists()
+    assert robustbench._intact_copy(distribution, tmp_path) == folder
+    assert installed == ["robustbench==1.0"]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_copy_that_cannot_be_installed_is_one_clear_line(tmp_path, monkeypatch):
+    from experiments import robustbench
+
+    failed = types.SimpleNamespace(returncode=1)
+    monkeypatch.setattr(robustbench.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(robustbench.BrokenInstallError, match="pip install --force-reinstall --no-deps"):
+        robustbench._install("robustbench==1.1.1", tmp_path / "package")
