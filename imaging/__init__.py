@@ -2,7 +2,8 @@
 
 Only what needs neither torch nor Pillow is exported here, so that a command line starts at once:
 `imaging.io` reads and writes, `imaging.quantize` rounds, `imaging.tiles` cuts large pictures,
-`imaging.transforms` holds what happens to pictures on the way, `imaging.metrics` compares them.
+`imaging.transforms` holds what happens to pictures on the way, `imaging.metrics` and `imaging.perceptual`
+compare them.
 """
 
 from imaging.errors import (

@@ -1,6 +1,7 @@
 """What every test shares: one thread, fixed defaults for hypothesis, and the small exact worlds."""
 
 import os
+from pathlib import Path
 
 # Before torch or a hub client is imported: the suite runs without a network and never waits for one.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,3 +21,12 @@ settings.load_profile("vernis")
 def generator() -> torch.Generator:
     """Seeded randomness of a test's own."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of published weights and pictures that `VERNIS_DATA` names; skips a test without it."""
+    folder = Path(os.environ.get("VERNIS_DATA") or "absent")
+    if not folder.is_dir():
+        pytest.skip("VERNIS_DATA names no folder with published weights and pictures")
+    return folder
