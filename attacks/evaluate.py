@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from attacks.adaptive.expected import Randomised, with_seeds
 from attacks.ball import Images
 from attacks.losses import Labels
+from attacks.lowfrequency import Distance
 
 Attack = Callable[[Images, Labels], Images]
 Predictions = Int[Tensor, "batch draws"]
@@ -48,6 +49,8 @@ class Record:
     seconds: float
     settings: str
     """Digest of what the figures depend on, see `evaluate`."""
+    lpips: float | None = None
+    """Perceptual distance from the original, where it was measured."""
 
     @property
     def correct(self) -> float:
@@ -79,6 +82,9 @@ class Row:
     half_widths: tuple[float, float, float]
     """Half of each figure's 95 % interval over images."""
     linf: float
+    """The largest of any image, as `l2` and `lpips`."""
+    l2: float
+    lpips: float | None
     seconds: float
 
 
@@ -92,6 +98,7 @@ def evaluate(
     batch_size: int = 64,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    lpips: Distance | None = None,
     record: Path | None = None,
     callback: Callable[[Record], None] | None = None,
 ) -> list[Record]:
@@ -107,6 +114,7 @@ def evaluate(
         batch_size: images attacked together.
         seed: of the draws that judge. Attacks must not draw from it.
         settings: whatever else figures depend on (names, radius, steps); digested into each record.
+        lpips: measures the perceptual distance of attacked images from the originals; not measured if None.
         record: a JSON-lines file that each record is appended to; what it already holds for the same
             settings is not run again, so a stopped evaluation goes on where it was.
         callback: called with each new record.
@@ -121,7 +129,8 @@ def evaluate(
     for name, attack in {NULL: _nothing, **attacks}.items():
         for part in torch.arange(len(images)).split(batch_size):
             missing = part[[(name, int(i)) not in done for i in part]]
-            for one in _attacked(decide, images, labels, missing, name, attack, draws, seed, digest):
+            made = _attacked(decide, images, labels, missing, name, attack, draws, seed, digest, lpips)
+            for one in made:
                 done[name, one.index] = one
                 if record is not None:
                     with record.open("a") as file:
@@ -142,6 +151,7 @@ def _attacked(
     draws: int,
     seed: int,
     digest: str,
+    lpips: Distance | None,
 ) -> Iterator[Record]:
     if not len(indices):
         return
@@ -154,6 +164,8 @@ def _attacked(
     counts = torch.nn.functional.one_hot(said[:, :draws], probabilities.shape[1]).sum(1)
     elected = (counts + probabilities * (1 - 1e-6)).argmax(1)
     delta = (moved - own).flatten(1)
+    with torch.no_grad():
+        apart = None if lpips is None else lpips(moved, own)
     for row, index in enumerate(indices.tolist()):
         yield Record(
             index,
@@ -166,6 +178,7 @@ def _attacked(
             round(float(delta[row].norm()), 5),
             round(seconds, 4),
             digest,
+            None if apart is None else round(float(apart[row]), 5),
         )
 
 
@@ -188,8 +201,10 @@ def judged(
     return torch.stack(said, 1), probabilities
 
 
-def summarise(records: Sequence[Record]) -> list[Row]:
+def summarise(records: Sequence[Record], *, apart: Sequence[str] = ()) -> list[Row]:
     """Return one row per attack, and, if there are several, the worst one of each image.
+
+    Attacks named in `apart` keep to another bound; they get a row and take no part in the worst.
 
     The worst attack of an image is chosen on other draws than it is scored on: choosing and scoring on the
     same ones would count luck as success once more.
@@ -198,7 +213,7 @@ def summarise(records: Sequence[Record]) -> list[Row]:
     for one in records:
         groups.setdefault(one.attack, []).append(one)
     rows = [_row(name, group) for name, group in groups.items()]
-    real = [group for name, group in groups.items() if name != NULL]
+    real = [group for name, group in groups.items() if name not in (NULL, *apart)]
     if len(real) > 1:
         by_image = zip(*(sorted(group, key=lambda one: one.index) for group in real), strict=True)
         chosen = [min(tried, key=lambda one: one.correct_others) for tried in by_image]
@@ -212,6 +227,7 @@ def _row(name: str, records: Sequence[Record]) -> Row:
     (average, one), (worst, two), (majority, three) = map(
         _interval, (correct, (correct == 1).float(), elected)
     )
+    distances = [one.lpips for one in records if one.lpips is not None]
     return Row(
         name,
         len(records),
@@ -221,6 +237,8 @@ def _row(name: str, records: Sequence[Record]) -> Row:
         majority,
         (one, two, three),
         max(one.linf for one in records),
+        max(one.l2 for one in records),
+        max(distances) if len(distances) == len(records) else None,
         sum(one.seconds for one in records),
     )
 
@@ -233,19 +251,19 @@ def _interval(values: Tensor) -> tuple[float, float]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return rows as Markdown, in per cent with 95 % half-widths; the null row belongs to every figure."""
-    draws = rows[0].draws
-    lines = [
-        f"| attack | images | average | worst of {draws} | majority of {draws} | linf | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    draws, measured = rows[0].draws, any(row.lpips is not None for row in rows)
+    far = ["linf", "l2", "lpips"] if measured else ["linf", "l2"]
+    heads = ["attack", "images", "average", f"worst of {draws}", f"majority of {draws}", *far, "seconds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         cells = [
             f"{100 * value:.1f} ± {100 * width:.1f}"
             for value, width in zip((row.average, row.worst, row.majority), row.half_widths, strict=True)
         ]
-        lines.append(
-            f"| {row.attack} | {row.images} | {' | '.join(cells)} | {row.linf:.2f} | {row.seconds:.0f} |"
-        )
+        cells += [f"{row.linf:.2f}", f"{row.l2:.3f}"]
+        if measured:
+            cells.append("" if row.lpips is None else f"{row.lpips:.4f}")
+        lines.append(f"| {row.attack} | {row.images} | {' | '.join(cells)} | {row.seconds:.0f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -26,12 +26,14 @@ from attacks.checks import model_doubts, row_doubts
 from attacks.evaluate import Attack, Record, Row, evaluate, summarise, table
 from attacks.losses import cross_entropy as cross_entropy_of
 from attacks.losses import margin
+from attacks.lowfrequency import Distance, low_frequency
 from attacks.square import square
 from diffusion.load import fingerprint, load
 from diffusion.model import DiffusionModel
 from experiments.baselines import NOT_ELIGIBLE, baselines
 from experiments.cifar import cifar10
 from experiments.networks import cifar_resnet
+from imaging.perceptual import Lpips
 from purify import GDMP, DiffPure, FreqPure, Jpeg, ManiPure, PurifiedClassifier, Purifier
 
 
@@ -71,11 +73,15 @@ DEFENSES: dict[str, Defense] = {
 
 
 def attacks_on(
-    classifier: nn.Module, purifier: Purifier | None, cheaper: Purifier | None, budget: Budget
+    classifier: nn.Module,
+    purifier: Purifier | None,
+    cheaper: Purifier | None,
+    budget: Budget,
+    lpips: Distance | None = None,
 ) -> dict[str, Attack]:
     """Every attack by name; those that need a purifier are left out where there is none.
 
-    `cheaper` is what "surrogate" differentiates in the purifier's place.
+    `cheaper` is what "surrogate" differentiates in the purifier's place, `lpips` what bounds "lf".
     """
     ball = budget.ball
 
@@ -88,12 +94,20 @@ def attacks_on(
     def transfer(images: Tensor, labels: Tensor) -> Tensor:
         return ascend(cross_entropy(classifier, labels), images)
 
-    if purifier is None:
-        return {
-            "pgd": transfer,
-            "apgd": lambda images, labels: climb(cross_entropy(classifier, labels), images),
-        }
     options: dict[str, Any] = {"draws": budget.draws, "micro_batch": budget.micro_batch}
+    found: dict[str, Attack] = {}
+    if lpips is not None:
+
+        def lf(images: Tensor, labels: Tensor) -> Tensor:
+            model = PurifiedClassifier(Exact(purifier), classifier) if purifier else classifier
+            objective = Expected(model, labels, margin, **(options if purifier else {"draws": 1}))
+            return low_frequency(objective, images, lpips, steps=budget.steps)
+
+        found["lf"] = lf
+    if purifier is None:
+        found["pgd"] = transfer
+        found["apgd"] = lambda images, labels: climb(cross_entropy(classifier, labels), images)
+        return found
 
     def through(gradient: nn.Module) -> Attack:
         model = PurifiedClassifier(gradient, classifier)
@@ -113,7 +127,7 @@ def attacks_on(
         objective = Expected(model, labels, margin, **options)
         return square(objective, images, eps=budget.eps, queries=10 * budget.steps)
 
-    found = {
+    found |= {
         "transfer": transfer,
         "bpda": through(BPDA(purifier)),
         "exact": through(Exact(purifier)),
@@ -134,8 +148,10 @@ def attacks_on(
 
 
 BARE = ("pgd", "apgd")
-ATTACKS = ("transfer", "bpda", "surrogate", "exact", "apgd-eot", "diffhammer", "kang", "square", *BARE)
-PLACES = ("out", "device", "attack", "batch", "micro_batch")
+ATTACKS = ("transfer", "bpda", "surrogate", "exact", "apgd-eot", "diffhammer", "kang", "square", "lf", *BARE)
+APART = ("lf",)
+"""Attacks that keep to another bound than the norm, and so have no part in the worst of all."""
+PLACES = ("out", "device", "attack", "batch", "micro_batch", "lpips")
 """What figures do not depend on."""
 
 
@@ -154,14 +170,14 @@ def report(
     records: Sequence[Record], settings: dict[str, Any], indices: Tensor, doubts: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that a reader needs to judge the figures, as plain data."""
-    rows = summarise(records)
+    rows = summarise(records, apart=APART)
     return {
         "category": "adaptive test-time",
         "settings": settings,
         "indices": indices.tolist(),
         "rows": [asdict(row) for row in rows],
         "doubts": [*doubts, *row_doubts(rows)],
-        "baselines": baselines(),
+        "baselines": baselines(settings["norm"]),
         "note": NOT_ELIGIBLE,
     }
 
@@ -219,6 +235,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--eps", type=float, default=8, help="of 255 for Linf; as it is for L2")
     parser.add_argument("--norm", default="Linf", choices=("Linf", "L2"))
+    parser.add_argument(
+        "--lpips", metavar="FILE", help="safetensors of LPIPS on AlexNet: measures every attack and bounds lf"
+    )
     parser.add_argument("--attack-steps", type=int, default=20)
     parser.add_argument("--eot", type=int, default=10, help="draws per gradient")
     parser.add_argument("--micro-batch", type=int, default=256)
@@ -240,6 +259,9 @@ def _classifier(name: str) -> nn.Module:
 
 
 def _run(given: argparse.Namespace) -> None:
+    if "lf" in given.attack and given.lpips is None:
+        raise ValueError("lf keeps to a perceptual distance: name its weights with --lpips FILE")
+    lpips = None if given.lpips is None else Lpips.from_file(given.lpips).to(given.device)
     classifier = _classifier(given.classifier).to(given.device)
     pictures, labels = cifar10(given.data, train=False)
     if not 1 <= given.images <= len(labels):
@@ -258,13 +280,15 @@ def _run(given: argparse.Namespace) -> None:
         given.eot,
         given.micro_batch,
     )
-    available = attacks_on(classifier, purifier, cheaper, budget)
+    available = attacks_on(classifier, purifier, cheaper, budget, lpips)
     wrong = [name for name in given.attack if name not in available]
     if wrong:
         names = ", ".join(available)
         raise ValueError(f"{wrong[0]!r} does not apply to {given.defense!r}; available: {names}")
     settings = {key: str(value) for key, value in vars(given).items() if key not in PLACES}
     settings["prior weights"] = fingerprint(prior) if prior is not None else ""
+    if lpips is not None:
+        settings["lpips weights"] = fingerprint(lpips)
     model = classifier if purifier is None else PurifiedClassifier(purifier, classifier)
     given.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(given.seed)
@@ -277,12 +301,13 @@ def _run(given: argparse.Namespace) -> None:
         batch_size=given.batch,
         seed=given.seed + 1,
         settings=settings,
+        lpips=lpips,
         record=given.out / "records.jsonl",
         callback=lambda one: print(f"\r{one.attack} {one.index + 1}/{len(images)}", end="", file=sys.stderr),
     )
     print(file=sys.stderr)
     doubts = model_doubts(model, images[:16], labels[:16])
-    rows = summarise(records)
+    rows = summarise(records, apart=APART)
     found = report(records, settings, indices, doubts)
     (given.out / "report.json").write_text(json.dumps(found, indent=1) + "\n")
     (given.out / "table.md").write_text(table(rows))

@@ -61,6 +61,25 @@ def test_the_worst_of_several_attacks_is_no_better_than_luck(lucky):
     assert rows["worst of all"].average == pytest.approx(rows["null"].average, abs=0.02)
 
 
+def test_an_attack_of_another_bound_has_a_row_and_no_part_in_the_worst(lucky):
+    images, model = lucky[0][:40], linear_classifier()
+    labels = model(images).argmax(1)
+    black = {"black": lambda batch, truth: 0 * batch, "one": perturb, "other": perturb}
+
+    def distance(one, reference):
+        return (one - reference).abs().flatten(1).mean(1)
+
+    records = evaluate(model, images, labels, black, draws=2, lpips=distance)
+    rows = {row.attack: row for row in summarise(records, apart=["black"])}
+    assert rows["black"].average < rows["one"].average
+    assert rows["worst of all"].average == rows["one"].average
+    assert by_attack(records)["worst of all"].average < rows["one"].average
+    assert rows["black"].lpips == pytest.approx(images.flatten(1).mean(1).max().item(), abs=1e-4)
+    assert rows["black"].l2 == pytest.approx(images.flatten(1).norm(dim=1).max().item(), abs=1e-4)
+    assert "| linf | l2 | lpips | seconds |" in table(list(rows.values()))
+    assert "lpips" not in table(summarise(evaluate(model, images, labels, black, draws=2)))
+
+
 def test_results_do_not_depend_on_the_batch(lucky):
     images, labels = lucky
     one = evaluate(Luck(), images[:40], labels[:40], {}, draws=3, batch_size=7)
@@ -169,7 +188,7 @@ def test_probabilities_training_mode_and_saturation_are_noticed(lucky):
 
 
 def row(attack, average):
-    return Row(attack, 500, 10, average, average, average, (0.04, 0.04, 0.04), 8.0, 1.0)
+    return Row(attack, 500, 10, average, average, average, (0.04, 0.04, 0.04), 8.0, 1.0, None, 1.0)
 
 
 def test_impossible_orders_are_noticed():

@@ -16,6 +16,7 @@ from experiments import evaluate as command
 from experiments.__main__ import main
 from experiments.cifar import LABELS, cifar10
 from experiments.networks import CifarResNet, cifar_resnet
+from imaging.perceptual import Lpips
 
 pytestmark = pytest.mark.filterwarnings("default")  # matplotlib's and RobustBench's own warnings
 
@@ -32,6 +33,8 @@ def world(tmp_path_factory):
     (root / "test_lables.json").write_text(json.dumps([i % 10 for i in range(60)]))
     torch.manual_seed(0)
     save_file(CifarResNet(8).state_dict(), root / "net.safetensors")
+    heads = {name: each.abs() for name, each in Lpips().state_dict().items()}
+    save_file(heads, root / "lpips.safetensors")
     return root
 
 
@@ -73,6 +76,30 @@ def test_every_attack_on_a_purified_classifier_lands_in_one_report(world, tmp_pa
     assert "| apgd-eot | 6 |" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("defense", ["diffpure", "none"])
+def test_the_low_frequency_attack_stands_beside_the_norm(world, tmp_path, capsys, defense):
+    others = ["exact"] if defense == "diffpure" else ["pgd"]
+    flags = ["--defense", defense, "--lpips", str(world / "lpips.safetensors"), "--attack", "lf", *others]
+    assert run(world, tmp_path, *flags) == 0
+    rows = {row["attack"]: row for row in json.loads((tmp_path / "report.json").read_text())["rows"]}
+    assert list(rows) == ["null", "lf", *others]  # there is no worst of two bounds
+    assert rows["null"]["lpips"] == rows["null"]["l2"] == 0
+    assert 0 < rows["lf"]["lpips"] <= 0.05
+    assert rows[others[0]]["lpips"] > 0
+    assert rows[others[0]]["l2"] <= 8 / 255 * 3072**0.5
+    assert "| linf | l2 | lpips | seconds |" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert all(line["lpips"] is not None for line in lines)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", "8"), ("L2", "0.5")])
+def test_baselines_are_those_of_the_norm(world, tmp_path, norm, eps):
+    assert run(world, tmp_path, "--attack", "pgd", "--norm", norm, "--eps", eps) == 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert {row["norm"] for row in found["baselines"]} == {norm}
+    assert all(row["l2"] <= 0.5 + 1e-4 for row in found["rows"] if norm == "L2")
+
+
 @pytest.mark.parametrize("defense", [name for name in command.DEFENSES if name != "diffpure"])
 def test_every_defense_can_be_attacked_exactly(world, tmp_path, defense):
     assert run(world, tmp_path, "--defense", defense, "--attack", "exact") == 0
@@ -97,6 +124,11 @@ def test_a_second_run_takes_up_the_records(world, tmp_path, monkeypatch):
             "there are no weights absent.safetensors",
         ),
         (["--attack", "pgd", "--data", "nowhere"], "nowhere holds no CIFAR-10 test pictures"),
+        (["--attack", "lf"], "lf keeps to a perceptual distance: name its weights with --lpips FILE"),
+        (
+            ["--attack", "lf", "--lpips", "absent.safetensors"],
+            "there are no LPIPS weights absent.safetensors",
+        ),
         (["--defense", "diffpure", "--t", "5", "--steps", "6"], "takes 1 to 5 steps; got 6"),
     ],
 )
