@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from diffusion.cache import cached, lacking, snapshot
 from diffusion.known import (
@@ -114,7 +115,7 @@ def resolve_auto(*, inpainting: bool = False) -> str:
     return next((name for name in wanted if available(name)), fallback)
 
 
-def fingerprint(model: DiffusionModel) -> str:
+def fingerprint(model: nn.Module) -> str:
     """Return twelve hexadecimal digits that tell checkpoints apart, for reports.
 
     They are a SHA-256 over every parameter's name, shape and first 64 values in float32: fine-tuning

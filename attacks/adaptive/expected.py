@@ -1,6 +1,5 @@
 """Expectation over the draws of a randomised classifier, batched: what its attacker really maximises."""
 
-import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, Self, cast
@@ -60,12 +59,6 @@ class Expected:
     def redraw(self) -> None:
         """Draw new seeds, one per draw."""
         self.seeds = torch.randint(2**62, (self.draws,), generator=self.generator)
-
-    def narrowed(self, keep: torch.Tensor) -> "Expected":
-        """Return this objective for some of its images: those where `keep` is true, with the same seeds."""
-        twin = copy.copy(self)
-        twin.labels = self.labels[keep]
-        return twin
 
     def __call__(self, images: Images) -> Losses:
         if not self.fixed:

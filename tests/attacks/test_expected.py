@@ -69,12 +69,6 @@ def test_a_defence_without_gradient_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_narrowing_keeps_seeds_and_labels():
-    objective = Expected(Noisy(), LABELS, draws=3, fixed=True)
-    keep = torch.tensor([True, False, True])
-    torch.testing.assert_close(objective.narrowed(keep)(IMAGES[keep]), objective(IMAGES)[keep])
-
-
 def test_seeds_reach_a_purifier_however_it_is_put_together():
     seen = []
 
