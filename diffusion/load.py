@@ -52,8 +52,9 @@ def load(
     """Return the frozen model that `name` stands for.
 
     `name` is an alias of `KNOWN`, a folder in diffusers' layout, a `.safetensors` file (a whole Stable
-    Diffusion 1, 2 or XL checkpoint, or one half of a TAESD pair, or what the halves' paths have in common),
-    or a hub id `owner/name`; an alias wins over a folder of that name. `dtype` None means float32, or
+    Diffusion 1, 2 or XL checkpoint, or one half of a TAESD pair, or what the halves' paths have in common,
+    or a network of OpenAI's guided diffusion with its original names), or a hub id `owner/name`; an alias
+    wins over a folder of that name. `dtype` None means float32, or
     bfloat16 for flow transformers. `revision` is for the hub. `offline` forbids the network; a complete
     cached copy is used without it in any case. `denoiser=False` loads, and fetches, the autoencoder alone;
     pixel models have none and load whole.
@@ -80,9 +81,7 @@ def _folder(path: Path, name: str, dtype: torch.dtype | None, denoiser: bool, un
 
 def _file(path: Path, dtype: torch.dtype | None, denoiser: bool, offline: bool) -> DiffusionModel:
     if path.suffix in PICKLED:
-        raise MissingWeightsError(
-            f"{path} may run code when read and is refused: convert it to safetensors, or load its folder"
-        )
+        raise MissingWeightsError(f"{path} may run code when read and is refused: {_conversion(path)}")
     if not (path.exists() or _first_half(path).exists()):
         raise MissingWeightsError(f"there is no file {path}")
     from diffusion.single_file import read_file
@@ -149,6 +148,13 @@ def _locate(name: str, revision: str | None, offline: bool, denoiser: bool) -> t
         return not lacking(folder, denoiser=denoiser)
 
     return snapshot(hub, files, whole, revision=chosen, offline=offline), "unet"
+
+
+def _conversion(path: Path) -> str:
+    if path.suffix not in {".pt", ".pth"}:
+        return "convert it to safetensors, or load its folder"
+    read, write = f"torch.load('{path}', weights_only=True)", f"'{path.with_suffix('.safetensors')}'"
+    return f"convert it to safetensors with safetensors.torch.save_file({read}, {write})"
 
 
 def _means_file(name: str) -> bool:

@@ -107,6 +107,9 @@ class DiffusionModel(nn.Module, ABC):
     latent_channels: int
     comfortable: int
     """The largest image side that the model was made for, in pixels."""
+    image_channels: int = 3
+    fixed_size: bool = False
+    """Whether images much smaller or larger than `comfortable` make no sense to it, as to pixel models."""
     has_denoiser: bool = True
     inpaints: bool = False
     """Whether the denoiser expects a condition from `inpainting`."""

@@ -24,6 +24,8 @@ class PixelDiffusion(DiffusionModel):
     and distances are those of the pixels, and the network works at half the side.
     """
 
+    fixed_size = True
+
     def __init__(
         self,
         unet: UNet2DModel,
@@ -44,6 +46,7 @@ class PixelDiffusion(DiffusionModel):
             comfortable=patch * side_of(config["sample_size"], 256 // patch),
         )
         self.unet = unet
+        self.image_channels = self.latent_channels // patch**2
         self.labels, self.patch = tuple(labels), patch
         embeddings: int = config["num_class_embeds"] or 0
         self.unconditional: int | None = len(labels) if labels and embeddings == len(labels) + 1 else None

@@ -121,6 +121,20 @@ class NoiseSchedule:
         return cls.from_betas((1 - signal[1:] / signal[:-1]).clamp(max=0.999), **walk)
 
     @classmethod
+    def vp_sde(
+        cls, *, steps: int = 1000, start: float = 0.1, end: float = 20.0, **walk: Unpack[Walk]
+    ) -> Self:
+        """Build the levels of the continuous VP-SDE (Song et al., 2021, arXiv 2011.13456, appendix C).
+
+        Its noise rate goes linearly from `start` to `end` over times 0 to 1, and timestep `t` stands for the
+        time `(t + 1) / steps`. `linear` is its discrete twin: alpha differs by up to 0.001, too much to mix
+        the two in one chain.
+        """
+        time = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+        exponent = (end - start) * time.square() / 2 + start * time
+        return cls((-exponent / 2).exp(), (-torch.expm1(-exponent)).sqrt(), **walk)
+
+    @classmethod
     def rectified_flow(cls, *, shift: float = 1.0, steps: int = 1000, **walk: Unpack[Walk]) -> Self:
         """Build the straight path `z_t = (1 - sigma) z + sigma noise` of rectified flow models.
 

@@ -1,4 +1,5 @@
-"""Models from one `.safetensors` file: whole Stable Diffusion checkpoints and pairs of TAESD halves.
+"""Models from one `.safetensors` file: whole Stable Diffusion checkpoints, pairs of TAESD halves, and pixel
+models of guided diffusion.
 
 A whole checkpoint says neither its architecture nor its tokenizer; both come from the configurations, a few
 hundred kilobytes, of the repository that its family was published in. The autoencoder alone needs none of
@@ -13,17 +14,16 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.models import AutoencoderKL, AutoencoderTiny
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from diffusion.cache import has_configurations, snapshot
 from diffusion.folder import quiet_libraries, schedule_of
-from diffusion.known import CONFIGURATIONS, KNOWN, MissingWeightsError
+from diffusion.guided_diffusion import is_guided_diffusion, read_guided_diffusion
+from diffusion.known import CONFIGURATIONS, KNOWN
 from diffusion.latent import Autoencoder, LatentDiffusion
 from diffusion.model import DiffusionModel
 from diffusion.text import TextEncoder
-
-Shapes = dict[str, tuple[int, ...]]
+from diffusion.weights import Shapes, shapes_of
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 TEXT = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -51,7 +51,7 @@ VAE_SCALES = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 def read_file(
     path: Path, *, dtype: torch.dtype | None = None, denoiser: bool = True, offline: bool = False
 ) -> DiffusionModel:
-    """Return the model in one file: a Stable Diffusion 1, 2 or XL checkpoint, or a TAESD pair.
+    """Return the model in one file: a Stable Diffusion 1, 2 or XL checkpoint, a TAESD pair, or an ADM.
 
     Of a pair, `path` is either half, `…_encoder.safetensors` or `…_decoder.safetensors`, or what comes
     before that.
@@ -64,7 +64,10 @@ def read_file(
     halves = [path.with_name(f"{stem}_{half}.safetensors") for half in ("encoder", "decoder")]
     if path in halves or not path.exists():
         return _distilled(halves, stem, dtype)
-    family, channels = _family(_shapes(path), path)
+    shapes = shapes_of(path)
+    if is_guided_diffusion(shapes):
+        return read_guided_diffusion(path, dtype=dtype)
+    family, channels = _family(shapes, path)
     if not denoiser:
         return _autoencoder(path, family, dtype)
     if (family, channels) not in FAMILIES:
@@ -79,7 +82,7 @@ def _distilled(halves: list[Path], stem: str, dtype: torch.dtype) -> Autoencoder
     """Read the two halves of a TAESD, whose keys are positions in a sequence of layers."""
     weights = {}
     for path, part, first in zip(halves, ("encoder", "decoder"), (0, 1), strict=True):
-        _shapes(path)
+        shapes_of(path)
         for key, value in load_file(path).items():
             position, _, rest = key.partition(".")
             # a decoder's first layer is a clamp, which diffusers does not count
@@ -127,16 +130,6 @@ def _configurations(alias: str, offline: bool) -> Path:
     return snapshot(row.hub, CONFIGURATIONS, has_configurations, revision=row.revision, offline=offline)
 
 
-def _shapes(path: Path) -> Shapes:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise MissingWeightsError(f"there is no file {path}") from None
-    except SafetensorError as error:
-        raise MissingWeightsError(f"{path} is damaged ({error}): fetch it again") from error
-
-
 def _family(shapes: Shapes, path: Path) -> tuple[str, int]:
     """Return a checkpoint's family and its U-Net's input channels."""
     channels = shapes.get(FIRST, (0, 0))[1]
@@ -147,7 +140,7 @@ def _family(shapes: Shapes, path: Path) -> tuple[str, int]:
         family = "sd2" if width == 1024 else "sd1"
     if (family, channels) not in {*FAMILIES, ("sd2", 4)}:
         raise ValueError(
-            f"{path} is no whole Stable Diffusion 1, 2 or XL checkpoint and no TAESD half; "
+            f"{path} is no whole Stable Diffusion 1, 2 or XL checkpoint and no TAESD half or ADM; "
             "load other models from a folder in diffusers' layout"
         )
     return family, channels

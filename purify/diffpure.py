@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from diffusion.model import Condition, DiffusionModel
-from diffusion.pixel import PixelDiffusion
 from diffusion.schedule import Latents
 from imaging.tiles import crop_padding, pad_to_multiple
 from purify.methods import unknown
@@ -109,12 +108,13 @@ class DiffPure(Purifier):
 
 
 def check_size(model: DiffusionModel, images: Images) -> None:
-    """Raise ValueError for images that a pixel model was not made for."""
-    if not isinstance(model, PixelDiffusion):
+    """Raise ValueError for images that a model of one size was not made for."""
+    if not model.fixed_size:
         return
-    channels = model.latent_channels // model.patch**2
-    if images.shape[1] != channels:
-        raise ValueError(f"{model.name} knows images of {channels} channels; got {images.shape[1]}")
+    if images.shape[1] != model.image_channels:
+        raise ValueError(
+            f"{model.name} knows images of {model.image_channels} channels; got {images.shape[1]}"
+        )
     side, (height, width) = model.comfortable, images.shape[-2:]
     if max(height, width) > side or min(height, width) < side // 2:
         raise ValueError(

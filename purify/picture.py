@@ -10,7 +10,6 @@ from torch import Tensor
 
 from diffusion.choice import Device, Precision, choose, network_precision, pick_device
 from diffusion.model import DiffusionModel
-from diffusion.pixel import PixelDiffusion
 from imaging.io import read
 from imaging.picture import Images, Picture
 from imaging.tiles import TilePlan, crop_padding, pad_to_multiple, plan_tiles
@@ -101,9 +100,9 @@ def _plan(purifier: Purifier, picture: Picture) -> TilePlan:
 
 
 def _tile_of(purifier: Purifier) -> Callable[[Purifier, Images], Images]:
-    """How a tile is purified: as it is, or with mirrored borders up to the side that pixel models know."""
+    """How a tile is purified: as it is, or with mirrored borders up to the one side that its model knows."""
     prior = _prior(purifier)
-    if not isinstance(prior, PixelDiffusion):
+    if prior is None or not prior.fixed_size:
         return lambda seeded, images: seeded(images)
     side = prior.comfortable
     return lambda seeded, images: crop_padding(seeded(pad_to_multiple(images, side)), *images.shape[-2:])

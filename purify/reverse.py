@@ -100,7 +100,7 @@ def dpm_solver(model: DiffusionModel, t: int, steps: int, condition: Condition |
 def vp_sde(model: DiffusionModel, t: int, steps: int, condition: Condition | None = None) -> list[Move]:
     """Euler-Maruyama on the reverse VP-SDE, as DiffPure was released (Nie et al., 2022, arXiv 2205.07460).
 
-    Raises ValueError for a schedule other than DDPM's linear one, whose limit the equation is.
+    Raises ValueError for a schedule other than the equation's own, and DDPM's linear one, whose limit it is.
     """
     return _euler(model, t, steps, condition, stochastic=True)
 
@@ -108,7 +108,7 @@ def vp_sde(model: DiffusionModel, t: int, steps: int, condition: Condition | Non
 def vp_ode(model: DiffusionModel, t: int, steps: int, condition: Condition | None = None) -> list[Move]:
     """Euler's method on the probability-flow equation of the VP-SDE (Song et al., 2021, arXiv 2011.13456).
 
-    Raises ValueError for a schedule other than DDPM's linear one, whose limit the equation is.
+    Raises ValueError for a schedule other than the equation's own, and DDPM's linear one, whose limit it is.
     """
     return _euler(model, t, steps, condition, stochastic=False)
 
@@ -117,16 +117,21 @@ def _euler(
     model: DiffusionModel, t: int, steps: int, condition: Condition | None, *, stochastic: bool
 ) -> list[Move]:
     timesteps(model.schedule, t, steps)  # the same limits
-    _require_linear(model)
     share = 1.0 if stochastic else 0.5
+    counts = [t * (steps - number) / steps for number in range(steps + 1)]
+    if _follows_the_equation(model):
+        # timestep c - 1 is the time c / 1000 exactly
+        counts = [float(round(count)) for count in counts]
+        called = [int(count) - 1 for count in counts]
+    else:
+        # DiffPure's: rounded in whole numbers, as accumulated float times skip or repeat a timestep
+        called = [min(t * (steps - number) // steps, len(model.schedule) - 1) for number in range(steps)]
 
     def to_move(number: int) -> Move:
-        time = t / 1000 * (1 - number / steps)
-        length = time - max(t / 1000 * (1 - (number + 1) / steps), LAST)
+        time, timestep = counts[number] / 1000, called[number]
+        length = time - max(counts[number + 1] / 1000, LAST)
         beta = BETA_START + (BETA_END - BETA_START) * time
         sigma = math.sqrt(1 - math.exp(-(BETA_END - BETA_START) * time**2 / 2 - BETA_START * time))
-        # rounded in whole numbers: accumulated float times skip or repeat a timestep of the network
-        timestep = min(t * (steps - number) // steps, len(model.schedule) - 1)
 
         def move(z: Latents, images: Images, draw: Draw) -> Latents:
             noise = model.predict_noise(z, torch.full((len(z),), timestep, device=z.device), condition)
@@ -138,13 +143,19 @@ def _euler(
     return [to_move(number) for number in range(steps)]
 
 
-def _require_linear(model: DiffusionModel) -> None:
-    linear = NoiseSchedule.linear().alpha
-    own = model.schedule.alpha
-    if own.shape != linear.shape or not torch.allclose(own, linear, atol=1e-4):
-        raise ValueError(
-            f"the VP-SDE is the limit of DDPM's linear schedule; {model.name} has another: use ddpm or ddim"
-        )
+def _follows_the_equation(model: DiffusionModel) -> bool:
+    """Return whether a schedule is the VP-SDE's own and not its discrete twin.
+
+    Raises ValueError if it is neither.
+    """
+    own, exact = model.schedule.alpha, NoiseSchedule.vp_sde().alpha
+    if own.shape == exact.shape and torch.allclose(own, exact, atol=1e-6):
+        return True
+    if own.shape == exact.shape and torch.allclose(own, NoiseSchedule.linear().alpha, atol=1e-4):
+        return False
+    raise ValueError(
+        f"the VP-SDE is the limit of DDPM's linear schedule; {model.name} has another: use ddpm or ddim"
+    )
 
 
 REVERSES: dict[str, Reverse] = {
