@@ -124,5 +124,5 @@ def require_graph(scores: Losses) -> None:
 
 def normalised(gradient: Images) -> Images:
     """Scale each image's gradient to a mean magnitude of 1, leaving an all-zero one alone."""
-    scale = gradient.abs().flatten(1).mean(1).view(-1, 1, 1, 1)
+    scale = gradient.abs().flatten(1).mean(1).view(-1, *(1 for _ in gradient.shape[1:]))
     return gradient / scale.clamp_min(torch.finfo(gradient.dtype).tiny)

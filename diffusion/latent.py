@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from diffusers.models import UNet2DConditionModel
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from diffusion.codec import LatentModel, Vae, side_of
-from diffusion.model import Condition, Images, Masks, NoDenoiserError, Prediction
+from diffusion.model import Condition, Images, Masks, NoDenoiserError, Prediction, Rows
 from diffusion.schedule import Latents, NoiseSchedule, Timesteps
 from diffusion.text import TextEncoder, empty_rows, penultimate
 
@@ -50,9 +52,23 @@ class LatentDiffusion(LatentModel):
     def denoiser(self) -> nn.Module:
         return self.unet
 
-    def condition(self, prompts: Sequence[str]) -> Condition:
+    def rows(self, prompts: Sequence[str]) -> Rows:
+        if self._told_size:
+            raise ValueError(f"{self.name} reads prompts with two encoders: take a model with one")
+        return self._text.rows(prompts)
+
+    def words(self, prompts: Sequence[str]) -> Bool[Tensor, "n length"]:
+        """Return which of a condition's tokens stand for the prompts themselves."""
+        return self._text.words(prompts)
+
+    @property
+    def _text(self) -> TextEncoder:
+        return cast(TextEncoder, self.texts[0])
+
+    def condition(self, prompts: Sequence[str], rows: Rows | None = None) -> Condition:
+        """Return what the denoiser is told; `rows` as in `DiffusionModel.rows`."""
         if not self._told_size:
-            return Condition(tokens=self.texts[0](prompts).last_hidden_state)
+            return Condition(tokens=self._text(prompts, rows=rows).last_hidden_state)
         hidden, pooled = penultimate(self.texts, prompts)
         tokens, summary = torch.cat(hidden, dim=-1), pooled[-1]
         if self._zero_empty:

@@ -21,6 +21,7 @@ from diffusion.schedule import Coefficients, Latents, NoiseSchedule, Timesteps
 Images = Float[Tensor, "batch 3 height width"]
 Tokens = Float[Tensor, "n length dim"]
 Pooled = Float[Tensor, "n dim"]
+Rows = Float[Tensor, "n length dim"]
 Labels = Int[Tensor, " n"]
 Masks = Float[Tensor, "n 1 height width"]
 Level = Coefficients | float
@@ -41,8 +42,8 @@ class Condition:
     """One embedding of the whole text."""
     concat: Latents | None = None
     """Channels appended to `z_t`: a mask and the visible part's latent, or an image to follow."""
-    labels: Labels | None = None
-    """Class numbers."""
+    labels: Labels | Pooled | None = None
+    """Class numbers, or one embedding of the class in the place of each."""
 
     def expand(self, batch: int) -> "Condition":
         """Return this condition with `batch` rows, without copying.
@@ -163,6 +164,15 @@ class DiffusionModel(nn.Module, ABC):
     @abstractmethod
     def condition(self, prompts: Sequence[str]) -> Condition:
         """Return what the denoiser is told for each prompt, `""` being the absence of one."""
+
+    def rows(self, prompts: Sequence[str]) -> Rows:
+        """Return the embeddings that the prompts' tokens, or the class, are looked up as.
+
+        They may be changed and handed to `condition(prompts, rows=…)`; gradients reach them from there.
+
+        Raises ValueError for a model that is not told anything, or by other means.
+        """
+        raise ValueError(f"{self.name} looks up no embedding of a prompt")
 
     def inpainting(self, condition: Condition, images: Images, mask: Masks) -> Condition:
         """Return `condition` with what an inpainting denoiser sees of `images`: all but where `mask` is 1.

@@ -1,6 +1,7 @@
 """Diffusion models that work on pixels: DDPM and its descendants (Ho et al., 2020, arXiv 2006.11239)."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from diffusers.models import UNet2DModel
@@ -8,7 +9,8 @@ from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from diffusion.codec import side_of
-from diffusion.model import Condition, DiffusionModel, Images, Prediction
+from diffusion.features import replaced_output
+from diffusion.model import Condition, DiffusionModel, Images, Labels, Prediction, Rows
 from diffusion.schedule import Latents, NoiseSchedule, Timesteps
 
 
@@ -67,15 +69,28 @@ class PixelDiffusion(DiffusionModel):
         images = (pixel_shuffle(z, self.patch) + 1) / 2
         return images.clamp(0, 1) if clamp else images
 
-    def condition(self, prompts: Sequence[str]) -> Condition:
+    def rows(self, prompts: Sequence[str]) -> Rows:
+        if not self.classes:
+            return super().rows(prompts)
+        return self._table(self._numbers(prompts))[:, None]
+
+    @property
+    def _table(self) -> nn.Module:
+        return cast(nn.Module, self.unet.class_embedding)
+
+    def condition(self, prompts: Sequence[str], rows: Rows | None = None) -> Condition:
         """Return the classes that `prompts` name or number; nothing for a model without classes.
+
+        `rows`, one for each prompt, take the place of the classes' embeddings.
 
         Raises ValueError if a prompt is not the name or number of a class that this model knows.
         """
         if not self.classes:
             return Condition()
-        numbers = [self._class(prompt) for prompt in prompts]
-        return Condition(labels=torch.tensor(numbers, device=self.device))
+        return Condition(labels=self._numbers(prompts) if rows is None else rows[:, 0])
+
+    def _numbers(self, prompts: Sequence[str]) -> Labels:
+        return torch.tensor([self._class(prompt) for prompt in prompts], device=self.device)
 
     def _class(self, prompt: str) -> int:
         if prompt == "" and self.unconditional is not None:
@@ -96,5 +111,11 @@ class PixelDiffusion(DiffusionModel):
                 )
             told = Condition(labels=torch.tensor([self.unconditional], device=z_t.device))
         labels = told.expand(len(z_t)).labels
+        if labels is not None and labels.is_floating_point():
+            with replaced_output(self._table, labels):
+                return self._predict(z_t, t, torch.zeros(len(z_t), dtype=torch.long, device=z_t.device))
+        return self._predict(z_t, t, labels)
+
+    def _predict(self, z_t: Latents, t: Timesteps, labels: Labels | None) -> Latents:
         output = self.unet(z_t.to(self.dtype), t, class_labels=labels, return_dict=False)[0]
         return output[:, : self.latent_channels].to(z_t.dtype)

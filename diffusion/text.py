@@ -4,11 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from diffusion.features import replaced_output
+
 TokenIds = Int[Tensor, "n length"]
+Rows = Float[Tensor, "n length dim"]
 
 
 class TextEncoder(nn.Module):
@@ -26,14 +29,40 @@ class TextEncoder(nn.Module):
 
     def ids(self, prompts: Sequence[str]) -> TokenIds:
         """Return the token numbers of prompts, on the encoder's device."""
-        batch = self.tokenizer(
-            list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
-        )
-        return batch["input_ids"].to(next(self.encoder.parameters()).device)
+        return self._tokens(prompts)["input_ids"]
 
-    def forward(self, prompts: Sequence[str], *, hidden: bool = False) -> Any:
-        """Return the encoder's output; `hidden` adds the states of every layer."""
-        return self.encoder(self.ids(prompts), output_hidden_states=hidden)
+    def words(self, prompts: Sequence[str]) -> Bool[Tensor, "n length"]:
+        """Return which tokens are the prompts' own, and neither marks nor padding."""
+        return self._tokens(prompts)["special_tokens_mask"] == 0
+
+    def rows(self, prompts: Sequence[str]) -> Rows:
+        """Return the embeddings that the tokens are looked up as."""
+        return self._table()(self.ids(prompts))
+
+    def forward(self, prompts: Sequence[str], *, hidden: bool = False, rows: Rows | None = None) -> Any:
+        """Return the encoder's output; `hidden` adds the states of every layer.
+
+        `rows` take the place of the embeddings that the prompts' tokens are looked up as.
+        """
+        if rows is None:
+            return self.encoder(self.ids(prompts), output_hidden_states=hidden)
+        with replaced_output(self._table(), rows.to(next(self.encoder.parameters()).dtype)):
+            return self.encoder(self.ids(prompts), output_hidden_states=hidden)
+
+    def _tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        batch = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.length,
+            truncation=True,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        device = next(self.encoder.parameters()).device
+        return {name: values.to(device) for name, values in batch.items()}
+
+    def _table(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
 
 
 def penultimate(texts: Iterable[nn.Module], prompts: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,0 +1,103 @@
+"""Inside a network: what its layers say while it runs, and how far two pictures are apart there."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffusion.model import Condition, DiffusionModel
+from diffusion.schedule import Latents, Timesteps
+
+Feature = Float[Tensor, "batch channels h w"]
+Losses = Float[Tensor, " batch"]
+
+
+class _EnoughError(Exception):
+    """Every wanted layer has spoken."""
+
+
+@contextmanager
+def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
+    """Let `layer` return `value`, whatever it computes."""
+    handle = layer.register_forward_hook(lambda *_: value)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def bottleneck(model: DiffusionModel) -> list[nn.Module]:
+    """Return the residual blocks at a U-Net's lowest resolution: those of the middle, and the first after.
+
+    Raises ValueError for a denoiser of another shape.
+    """
+    network = model.denoiser
+    try:
+        return [*network.mid_block.resnets, network.up_blocks[0].resnets[0]]  # pyrefly: ignore
+    except (AttributeError, TypeError):
+        raise ValueError(f"{model.name} has no U-Net, whose middle is looked into") from None
+
+
+def features(
+    model: DiffusionModel,
+    z_t: Latents,
+    t: Timesteps,
+    condition: Condition | None = None,
+    *,
+    layers: Sequence[nn.Module],
+) -> list[Feature]:
+    """Return what some layers of the denoiser say, in the order of `layers`; differentiable.
+
+    The network runs no further than the last of them. Raises ValueError if one does not run.
+    """
+    said: dict[nn.Module, Tensor] = {}
+
+    def keep(layer: nn.Module, given: object, output: Tensor) -> None:
+        said[layer] = output
+        if len(said) == len(set(layers)):
+            raise _EnoughError
+
+    handles = [layer.register_forward_hook(keep) for layer in set(layers)]
+    try:
+        model.predict(z_t, t, condition)
+        raise ValueError(f"{len(said)} of {len(set(layers))} layers ran: the others are not the denoiser's")
+    except _EnoughError:
+        return [said[layer] for layer in layers]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def wasserstein(one: Feature, other: Feature, *, floor: float = 0.1) -> Losses:
+    """Return the squared 2-Wasserstein distance of two feature maps, each taken for a Gaussian over places.
+
+    With means m and scatters S of the channels over an image's places,
+    `mean((m_1 - m_2)^2) + tr S_1 + tr S_2 - 2 sum_i sqrt(max(l_i, floor))`, l the eigenvalues of
+    `S_1^(1/2) S_2 S_1^(1/2)`, as AtkPDM has it (Shih et al., 2024, arXiv 2408.11810). With centred features
+    A [channels, places], S = A A^T, their roots are the singular values of `A_1^T A_2`: no matrix of channels
+    by channels is decomposed, and the gradient stays finite where eigenvalues coincide.
+    """
+    (mean, spread), (other_mean, other_spread) = (_centred(feature.flatten(2)) for feature in (one, other))
+    channels, places = spread.shape[1:]
+    scatter = spread.square().flatten(1).sum(1) + other_spread.square().flatten(1).sum(1)
+    roots = torch.linalg.svdvals(_small(spread, other_spread)).clamp_min(floor**0.5)
+    # eigenvalues that are zero for want of places are floored, too
+    rest = max(channels - places, 0) * floor**0.5
+    return (mean - other_mean).square().mean(1) + scatter - 2 * (roots.sum(1) + rest)
+
+
+def _centred(rows: Tensor) -> tuple[Tensor, Tensor]:
+    rows = rows.float() if rows.dtype.itemsize < 4 else rows
+    mean = rows.mean(2)
+    return mean, rows - mean[:, :, None]
+
+
+def _small(one: Tensor, other: Tensor) -> Tensor:
+    """Return a matrix with the singular values of `one^T other`, of the smaller of the two sizes."""
+    channels, places = one.shape[1:]
+    if places <= channels:
+        return one.mT @ other
+    left, right = torch.linalg.qr(one.mT).R, torch.linalg.qr(other.mT).R
+    return left @ right.mT
