@@ -113,7 +113,7 @@ def run(
         return _protect(job, mark, recipe, surrogate(), overwrite=overwrite, progress=shown)
 
     for one in work_through(
-        plan, recipe.settings(), work, prepare=surrogate, overwrite=overwrite, failed=failed or _ignore
+        plan, recipe.settings(), work, prepare=surrogate, overwrite=overwrite, failed=failed
     ):
         yield Record(
             input=one.input,

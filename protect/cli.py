@@ -3,15 +3,12 @@
 Nothing heavy is imported at module level, so that `protect --help` answers at once.
 """
 
-import logging
-import os
-import traceback
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from imaging.batch.terminal import FAILED, USAGE, OneLineCommand, Terminal, refuse
+from imaging.batch import terminal
 from protect.methods import METHODS
 
 if TYPE_CHECKING:
@@ -21,7 +18,6 @@ STRENGTHS = {"light": 6, "standard": 8, "strong": 12, "max": 16}
 """What `--strength` stands for, in 1/255."""
 
 Strength = Literal["light", "standard", "strong", "max"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -33,17 +29,15 @@ def main() -> NoReturn:
 
 
 @app.command(
-    cls=OneLineCommand,
+    cls=terminal.OneLineCommand,
     context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
     epilog="A method's own options follow the same way, such as --prompt 'an oil painting' --step-size 0.5;"
     " --method NAME --options lists them.",
 )
 def protect(
     context: typer.Context,
-    inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT", help="Pictures, folders or patterns.")
-    ] = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="What to do; see --list.")] = "mist",
+    inputs: terminal.Inputs = None,
+    method: terminal.MethodName = "mist",
     out: Annotated[
         str | None,
         typer.Option(metavar="FILE|DIR", help="Where to. Default: NAME.protected.png beside the input."),
@@ -61,21 +55,19 @@ def protect(
         str | None, typer.Option(metavar="FILE", help="Picture of the same size, white where to protect.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same result.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    precision: Annotated[Precision, typer.Option(help="Arithmetic of the model.")] = "auto",
-    recursive: Annotated[bool, typer.Option("--recursive", help="Descend into folders.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
-    report: Annotated[
-        str | None, typer.Option(metavar="FILE.json", help="Write a record of each input.")
-    ] = None,
+    device: terminal.DeviceName = "auto",
+    precision: terminal.Precision = "auto",
+    recursive: terminal.Recursive = False,
+    overwrite: terminal.Overwrite = False,
+    report: terminal.ReportFile = None,
     sheet: Annotated[
         str | None,
         typer.Option(metavar="FILE.png", help="Draw original, protected, change and edits side by side."),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
-    show_traceback: Annotated[bool, typer.Option("--traceback", help="Show where errors arose.")] = False,
-    list_methods: Annotated[bool, typer.Option("--list", help="List the methods and exit.")] = False,
+    offline: terminal.Offline = False,
+    quiet: terminal.Quiet = False,
+    show_traceback: terminal.ShowTraceback = False,
+    list_methods: terminal.ListMethods = False,
     list_options: Annotated[
         bool, typer.Option("--options", help="List the method's options and exit.")
     ] = False,
@@ -86,26 +78,23 @@ def protect(
     """
     if list_methods:
         return _print_methods()
-    if offline:  # read by the hub's client when it is imported
-        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    if not show_traceback:  # warnings of libraries say nothing to a person with a picture
-        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs it also raises
     if not (inputs or list_options):
-        return refuse("protect", "no INPUT given; name pictures, folders or patterns, or see protect --help")
-    try:
+        return terminal.refuse(
+            "protect", "no INPUT given; name pictures, folders or patterns, or see protect --help"
+        )
+
+    def work() -> int:
         flags = [flag for parameter in context.command.params for flag in parameter.opts]
         chosen, paths = _method(method, inputs or [], flags, eps=eps, strength=strength, steps=steps)
         if list_options:
             return _print_options(method, chosen)
         from diffusion.choice import choose
-        from protect.session import Session, prepare, recipe_for
+        from protect import session
         from protect.surrogate import load_for
 
-        plan = prepare(paths, out=out, recursive=recursive, report=report, sheet=sheet)
+        plan = session.prepare(paths, out=out, recursive=recursive, report=report, sheet=sheet)
         choice = choose(model)
-        recipe = recipe_for(method, chosen, choice, mask=mask, seed=seed, precision=precision)
+        recipe = session.recipe_for(method, chosen, choice, mask=mask, seed=seed, precision=precision)
 
         @cache
         def surrogate():
@@ -113,18 +102,19 @@ def protect(
                 chosen, choice, device=device, precision=precision, offline=offline, whole=bool(sheet)
             )
 
-        with Terminal(len(plan.jobs) + len(plan.problems), quiet) as screen:
-            session = Session(plan, recipe, surrogate, screen, report, sheet, overwrite, show_traceback)
-            return session.run()
-    except BrokenPipeError:  # somebody reads no further, as `head` does
-        raise
-    except Exception as error:
-        from imaging.batch.runner import explain
+        with terminal.Terminal(len(plan.jobs) + len(plan.problems), quiet) as screen:
+            return session.work(
+                plan,
+                recipe,
+                surrogate,
+                screen,
+                report=report,
+                sheet=sheet,
+                overwrite=overwrite,
+                show_traceback=show_traceback,
+            )
 
-        if show_traceback:
-            traceback.print_exc()
-        refuse("protect", explain(error))
-        return USAGE if isinstance(error, (ValueError, OSError)) else FAILED
+    return terminal.attempt("protect", work, offline=offline, show_traceback=show_traceback)
 
 
 def _method(

@@ -1,9 +1,7 @@
-"""Records as people read them: lines, a summary, rows of a contact sheet."""
-
-from collections import Counter
-from collections.abc import Sequence
+"""Records as people read them: lines, what they are worth, rows of a contact sheet."""
 
 from diffusion.model import DiffusionModel
+from imaging.batch import reports
 from imaging.io import Picture, read
 from imaging.sheet import Row, magnified
 from imaging.tiles import Box
@@ -18,23 +16,15 @@ _HANDLED = {"file": "the file", "jpeg75": "JPEG 75", "half_size": "half size", "
 
 def line(record: Record) -> str:
     """Say in one line what happened to an input."""
-    if record.status == "failed":
-        return f"failed   {record.input}: {record.error}"
-    if record.status == "skipped":
-        return f"skipped  {record.input}: {record.output} is done already, with the same settings"
-    facts = [f"change {record.linf:.3g} of 255", f"PSNR {record.psnr:.1f} dB", f"SSIM {record.ssim:.3f}"]
-    if record.survival:
-        left = ", ".join(f"{_HANDLED[name]} {share:.0%}" for name, share in record.survival.items())
-        facts.append(f"left of it after {left}")
-    facts += [f"{record.seconds:.1f} s", *record.notes]
-    return f"done     {record.input} -> {record.output}: {'; '.join(facts)}"
+    if not record.survival:
+        return reports.line(record)
+    left = ", ".join(f"{_HANDLED[name]} {share:.0%}" for name, share in record.survival.items())
+    return reports.line(record, f"left of it after {left}")
 
 
-def summary(records: Sequence[Record], recipe: Recipe) -> list[str]:
-    """Say what was done with which model, and what that is worth."""
-    counts = Counter(record.status for record in records)
+def closing(recipe: Recipe) -> list[str]:
+    """Say with which model it was done, and what that is worth."""
     return [
-        f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed",
         f"model: {recipe.model}. Against {recipe.promise.against}. Not: {recipe.promise.not_against}.",
         f"{recipe.name} {NO_GUARANTEE}.",
     ]

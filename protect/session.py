@@ -1,20 +1,16 @@
 """One run of the command line without its terminal: what is prepared, done, reported, and said on Ctrl-C."""
 
 import hashlib
-import os
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from diffusion.choice import Choice, Precision
 from diffusion.model import DiffusionModel
-from imaging.batch.discover import Job, Plan, PlanError, plan
-from imaging.batch.reports import write_report
+from imaging.batch.discover import Plan, plan
 from imaging.batch.runner import explain
-from imaging.batch.saving import check_writable
-from imaging.batch.terminal import DONE, FAILED, INTERRUPTED
+from imaging.batch.saving import check_extras
+from imaging.batch.session import Screen, follow
 from imaging.errors import PictureError
 from imaging.formats import format_of
 from imaging.io import write
@@ -24,25 +20,9 @@ from protect.batch import Recipe, Record, run
 from protect.method import ProtectionMethod
 from protect.picture import read_mask
 from protect.promise import promise
-from protect.report import HEADINGS, line, sheet_row, summary
+from protect.report import HEADINGS, closing, line, sheet_row
 
 _LARGEST_SHEET = 40
-
-
-class Screen(Protocol):
-    """Where a run talks to: a terminal, a log file, or nobody."""
-
-    def say(self, text: str) -> None:
-        """Tell what happened."""
-
-    def complain(self, text: str) -> None:
-        """Tell what went wrong."""
-
-    def update(self, job: Job, share: float) -> None:
-        """Show that this share of a job is done."""
-
-    def finish(self) -> None:
-        """Show that one more input is finished."""
 
 
 def prepare(
@@ -53,14 +33,7 @@ def prepare(
     Raises ValueError or OSError with a sentence.
     """
     made = plan(paths, out=out, recursive=recursive)
-    taken = {os.path.realpath(path) for job in made.jobs for path in (job.input, job.output)}
-    for flag, extra in (("--report", report), ("--sheet", sheet)):
-        if extra is None:
-            continue
-        if os.path.realpath(extra) in taken:
-            raise PlanError(f"{flag} {extra} would replace an input or a result")
-        taken.add(os.path.realpath(extra))
-        check_writable(Path(extra))
+    check_extras(made, {"--report": report, "--sheet": sheet})
     if sheet is not None:
         format_of(sheet)
     return made
@@ -90,77 +63,54 @@ def recipe_for(
     )
 
 
-@dataclass
-class Session:
-    """A prepared run. `surrogate` loads the model when it is first needed."""
+def work(
+    plan: Plan,
+    recipe: Recipe,
+    surrogate: Callable[[], DiffusionModel],
+    screen: Screen,
+    *,
+    report: str | None = None,
+    sheet: str | None = None,
+    overwrite: bool = False,
+    show_traceback: bool = False,
+) -> int:
+    """Do what is prepared and return the exit code. `surrogate` loads the model; its errors pass through."""
+    failed = traceback.print_exception if show_traceback else None
+    records = run(plan, recipe, surrogate, overwrite=overwrite, progress=screen.update, failed=failed)
 
-    plan: Plan
-    recipe: Recipe
-    surrogate: Callable[[], DiffusionModel]
-    screen: Screen
-    report: str | None = None
-    sheet: str | None = None
-    overwrite: bool = False
-    show_traceback: bool = False
-    records: list[Record] = field(default_factory=list)
+    def draw(made: Sequence[Record]) -> bool:
+        return sheet is None or _draw_sheet(sheet, made, recipe, surrogate, screen)
 
-    def run(self) -> int:
-        """Do the work and return the exit code. Errors of `surrogate` pass through."""
-        if self.plan.left_out:
-            self.screen.say(f"left out {len(self.plan.left_out)} results of earlier runs (*.protected.*)")
-        try:
-            self._protect()
-            complete = self._draw_sheet()
-        except KeyboardInterrupt:
-            self._write_report()
-            finished = sum(record.status != "failed" for record in self.records)
-            total = len(self.plan.jobs) + len(self.plan.problems)
-            self.screen.complain(
-                f"interrupted with {finished} of {total} done; the same command goes on from here"
-            )
-            return INTERRUPTED
-        complete = self._write_report() and complete
-        for sentence in summary(self.records, self.recipe):
-            self.screen.say(sentence)
-        failed = any(record.status == "failed" for record in self.records)
-        return FAILED if failed or not complete else DONE
+    return follow(
+        plan,
+        records,
+        screen,
+        label="protected",
+        closing=closing(recipe),
+        report=report,
+        tell=line,
+        after=draw,
+    )
 
-    def _protect(self) -> None:
-        failed = traceback.print_exception if self.show_traceback else None
-        for record in run(
-            self.plan,
-            self.recipe,
-            self.surrogate,
-            overwrite=self.overwrite,
-            progress=self.screen.update,
-            failed=failed,
-        ):
-            self.records.append(record)
-            (self.screen.complain if record.status == "failed" else self.screen.say)(line(record))
-            self.screen.finish()
 
-    def _write_report(self) -> bool:
-        if self.report is None:
-            return True
-        try:
-            write_report(self.records, Path(self.report))
-        except OSError as error:
-            self.screen.complain(f"the report was not written: {explain(error)}")
-            return False
+def _draw_sheet(
+    sheet: str,
+    records: Sequence[Record],
+    recipe: Recipe,
+    surrogate: Callable[[], DiffusionModel],
+    screen: Screen,
+) -> bool:
+    shown = [record for record in records if record.output is not None]
+    if not shown:
         return True
-
-    def _draw_sheet(self) -> bool:
-        shown = [record for record in self.records if record.output is not None]
-        if self.sheet is None or not shown:
-            return True
-        try:
-            model, prompt = self.surrogate(), self.recipe.method.prompt
-            rows = [sheet_row(record, model, prompt=prompt) for record in shown[:_LARGEST_SHEET]]
-            Path(self.sheet).parent.mkdir(parents=True, exist_ok=True)
-            write(Picture.from_pixels(contact_sheet(rows, HEADINGS)), self.sheet, overwrite=True)
-        except (PictureError, OSError, RuntimeError, ValueError) as error:
-            self.screen.complain(f"the sheet was not drawn: {explain(error)}")
-            return False
-        if len(shown) > _LARGEST_SHEET:
-            self.screen.say(f"the sheet shows the first {_LARGEST_SHEET} of {len(shown)} pictures")
-        return True
+    try:
+        model, prompt = surrogate(), recipe.method.prompt
+        rows = [sheet_row(record, model, prompt=prompt) for record in shown[:_LARGEST_SHEET]]
+        Path(sheet).parent.mkdir(parents=True, exist_ok=True)
+        write(Picture.from_pixels(contact_sheet(rows, HEADINGS)), sheet, overwrite=True)
+    except (PictureError, OSError, RuntimeError, ValueError) as error:
+        screen.complain(f"the sheet was not drawn: {explain(error)}")
+        return False
+    if len(shown) > _LARGEST_SHEET:
+        screen.say(f"the sheet shows the first {_LARGEST_SHEET} of {len(shown)} pictures")
+    return True

@@ -72,7 +72,7 @@ def run(
     *,
     overwrite: bool = False,
     progress: Callable[[Job, float], object] = lambda job, share: None,
-    failed: Callable[[Exception], object] = lambda error: None,
+    failed: Callable[[Exception], object] | None = None,
 ) -> Iterator[Record]:
     """Purify every job of a plan and yield its record.
 

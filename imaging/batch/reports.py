@@ -1,4 +1,4 @@
-"""Records as programs read them."""
+"""Records as programs and people read them."""
 
 import json
 import math
@@ -23,6 +23,17 @@ def write_report(records: Sequence[Any], path: Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def line(record: Any, *more: str) -> str:
+    """Say in one line what happened to an input; `more` is told of a picture that was done."""
+    if record.status == "failed":
+        return f"failed   {record.input}: {record.error}"
+    if record.status == "skipped":
+        return f"skipped  {record.input}: {record.output} is done already, with the same settings"
+    facts = [f"change {record.linf:.3g} of 255", f"PSNR {record.psnr:.1f} dB", f"SSIM {record.ssim:.3f}"]
+    facts += [*more, f"{record.seconds:.1f} s", *record.notes]
+    return f"done     {record.input} -> {record.output}: {'; '.join(facts)}"
 
 
 def _plain(value: Any) -> Any:

@@ -39,7 +39,7 @@ def work_through(
     *,
     prepare: Callable[[], object] = lambda: None,
     overwrite: bool = False,
-    failed: Callable[[Exception], object] = lambda error: None,
+    failed: Callable[[Exception], object] | None = None,
 ) -> Iterator[Finished[Result]]:
     """Do the jobs of a plan in turn and yield what became of each; inputs without a job come first.
 
@@ -75,7 +75,8 @@ def work_through(
             mark = fingerprint(job.input.read_bytes(), settings)
             done = _is_done(job, mark, overwrite)
         except Exception as error:
-            failed(error)
+            if failed is not None:
+                failed(error)
             yield finished("failed", explain(error, job.input))
             continue
         if done:
@@ -85,7 +86,8 @@ def work_through(
         try:
             result = work(job, mark)
         except Exception as error:
-            failed(error)
+            if failed is not None:
+                failed(error)
             yield finished("failed", explain(error, job.input))
         else:
             yield finished("done", result=result)

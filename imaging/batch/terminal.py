@@ -1,11 +1,16 @@
-"""What command lines over many files have in common: complaints of one line, and progress with the time left.
+"""What command lines over many files have in common: flags, complaints of one line, and progress with the
+time left.
 
 The one module beside the command lines themselves that knows a terminal.
 """
 
+import logging
+import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, cast
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from typer.core import TyperCommand
@@ -17,6 +22,18 @@ if TYPE_CHECKING:
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all done; some failed; the command is wrong; Ctrl-C."""
+
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT", help="Pictures, folders or patterns.")]
+MethodName = Annotated[str, typer.Option(metavar="NAME", help="What to do; see --list.")]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Arithmetic of the model.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Descend into folders.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
+ReportFile = Annotated[str | None, typer.Option(metavar="FILE.json", help="Write a record of each input.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+ShowTraceback = Annotated[bool, typer.Option("--traceback", help="Show where errors arose.")]
+ListMethods = Annotated[bool, typer.Option("--list", help="List the methods and exit.")]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -37,6 +54,29 @@ class OneLineCommand(TyperCommand):
         if standalone_mode:
             sys.exit(code or 0)
         return code
+
+
+def attempt(
+    command: str, work: Callable[[], int], *, offline: bool = False, show_traceback: bool = False
+) -> int:
+    """Do the work of a command and return its exit code; an error becomes one line and its code."""
+    if offline:  # read by the hub's client when it is imported
+        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    if not show_traceback:  # warnings of libraries say nothing to a person with a picture
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs it also raises
+    try:
+        return work()
+    except BrokenPipeError:  # somebody reads no further, as `head` does
+        raise
+    except Exception as error:
+        from imaging.batch.runner import explain
+
+        if show_traceback:
+            traceback.print_exc()
+        refuse(command, explain(error))
+        return USAGE if isinstance(error, (ValueError, OSError)) else FAILED
 
 
 def refuse(command: str, message: str) -> int:

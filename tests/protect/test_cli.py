@@ -264,7 +264,7 @@ def test_a_report_that_cannot_be_written_is_said_and_counts(protect: Protect, dr
     def full(records, path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("protect.session.write_report", full)
+    monkeypatch.setattr("imaging.batch.session.write_report", full)
     result = protect("a.png", "--report", "r.json")
     assert result.code == 1
     assert "the report was not written: r.json: No space left on device" in result.err

@@ -171,3 +171,35 @@ def test_mistakes_take_one_line_and_lose_nothing(arguments, code, message):
     assert "Traceback" not in done.output
     assert Path("a.png").read_bytes() == before
     assert not Path("a.purified.png").exists()
+
+
+def test_a_report_that_cannot_be_written_is_said_and_counts(monkeypatch):
+    draw("a.png")
+
+    def full(records, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("imaging.batch.session.write_report", full)
+    done = run("a.png", "--method", "blur", "--report", "r.json")
+    assert done.exit_code == 1
+    assert "the report was not written: r.json: No space left on device" in done.output
+    assert Path("a.purified.png").exists()
+
+
+def test_an_interruption_keeps_what_is_done_and_says_so(monkeypatch):
+    from purify import batch
+
+    for name in ("a.png", "b.png"):
+        draw(name)
+    original = batch.purify_image
+
+    def interrupted(picture, *arguments, **options):
+        if Path("a.purified.png").exists():
+            raise KeyboardInterrupt
+        return original(picture, *arguments, **options)
+
+    monkeypatch.setattr(batch, "purify_image", interrupted)
+    done = run("a.png", "b.png", "--method", "blur", "--report", "r.json")
+    assert done.exit_code == 130
+    assert "interrupted with 1 of 2 done; the same command goes on from here" in done.output
+    assert [row["status"] for row in json.loads(Path("r.json").read_text())] == ["done"]
