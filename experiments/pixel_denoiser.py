@@ -32,8 +32,7 @@ class PixelDenoiserTraining(L.LightningModule):
     """Velocity prediction (Salimans and Ho, 2022, arXiv 2202.00512) on pixels, classes left out at random.
 
     Pixels are folded `patch` by `patch` into channels, so that a small network is wide where a CPU is fast.
-    A share `focus` of the training times is spent below `focus_below`, where purification works. With
-    `start_from` the weights of a finished run are the beginning, its optimiser and schedule are not.
+    A share `focus` of the training times is spent below `focus_below`, where purification works.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class PixelDenoiserTraining(L.LightningModule):
         focus_below: int = 250,
         learning_rate: float = 1e-3,
         warmup_steps: int = 200,
-        start_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -67,8 +65,6 @@ class PixelDenoiserTraining(L.LightningModule):
             num_class_embeds=len(labels) + 1,
         )
         self.register_buffer("alphas_cumprod", DDPMScheduler(**SCHEDULE).alphas_cumprod, persistent=False)
-        if start_from:
-            self.load_state_dict(torch.load(start_from, map_location="cpu", weights_only=True)["state_dict"])
 
     def losses(
         self,
@@ -121,7 +117,7 @@ class PixelDenoiserTraining(L.LightningModule):
 
 def export(checkpoint: str, out: str) -> None:
     """Write the averaged weights of a checkpoint."""
-    module = PixelDenoiserTraining.load_from_checkpoint(checkpoint, map_location="cpu", start_from=None)
+    module = PixelDenoiserTraining.load_from_checkpoint(checkpoint, map_location="cpu")
     save(module.unet, Path(out), labels=module.hparams.labels, patch=module.hparams.patch)
 
 
