@@ -118,12 +118,13 @@ def run(
 
 
 def _measured(before: Picture, after: Picture) -> dict[str, float]:
-    """The change of the first frame, by its centre where it is larger than a window."""
+    """The change of the first frame; its likeness by the centre where it is larger than a window."""
     one, other = (picture.pixels[:1] for picture in (before, after))
+    largest = round(float(linf(other, one)), 4)
     top, left = ((max(extent - _WINDOW, 0)) // 2 for extent in one.shape[-2:])
     one, other = (images[..., top : top + _WINDOW, left : left + _WINDOW] for images in (one, other))
     return {
-        "linf": round(255 * float(linf(other, one)), 4),
+        "linf": largest,
         "psnr": round(float(psnr(other, one).clamp(max=200)), 3),
         "ssim": round(float(ssim(other, one)), 5),
     }

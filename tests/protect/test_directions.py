@@ -20,7 +20,7 @@ class _OneWord(nn.Module):
         super().__init__()
         self.word = nn.Parameter(torch.randn(1, 3, 16))
 
-    def forward(self, prompts):
+    def forward(self, prompts, rows=None):
         return SimpleNamespace(last_hidden_state=self.word.expand(len(prompts), -1, -1))
 
 
