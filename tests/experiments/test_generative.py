@@ -65,7 +65,7 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
     assert generative.main(["cifar10", "--data", str(tmp_path)]) == 1
     assert "holds no CIFAR-10 test pictures" in capsys.readouterr().err
     assert generative.main(["builtin", "--data", str(tmp_path), "--images", "2"]) == 1
-    assert "holds 0 ImageNet pictures; asked for 2" in capsys.readouterr().err
+    assert "holds 0 named ImageNet pictures; asked for 2" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
