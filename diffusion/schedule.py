@@ -268,6 +268,18 @@ class NoiseSchedule:
             chosen = [round(total * factor / (factor + total / (t + 1) - 1)) - 1 for t in chosen]
         return chosen
 
+    def lowest(self, t: int, steps: int) -> list[int]:
+        """Return `{t / n, 2 t / n, ..., t} - 1` for n `steps`, from noisy to clean: part of the way back.
+
+        `t` counts steps into the noise. Raises ValueError for a `t` outside the schedule, or more steps than
+        `t`.
+        """
+        if not 1 <= t <= len(self):
+            raise ValueError(f"t counts steps into the noise, from 1 to {len(self)}; got {t}")
+        if not 1 <= steps <= t:
+            raise ValueError(f"the way back from t = {t} takes 1 to {t} steps; got {steps}")
+        return [round(t * number / steps) - 1 for number in range(steps, 0, -1)]
+
 
 def _spaced(total: int, steps: int, spacing: str, offset: int) -> list[int]:
     if spacing == "leading":

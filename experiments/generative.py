@@ -181,8 +181,8 @@ def _saved(images: Tensor, folder: Path) -> Tensor:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:04}.png" for number in range(len(images))]
     for path, image in zip(paths, images, strict=True):
-        write(Picture.from_pixels(image[None]), path, overwrite=True)
-    return torch.cat([read(path).pixels for path in paths])
+        write(Picture.from_pixels(image[None].cpu()), path, overwrite=True)
+    return torch.cat([read(path).pixels for path in paths]).to(images)
 
 
 def table(figures: Sequence[Figures]) -> str:
@@ -204,8 +204,10 @@ def _cifar(given: argparse.Namespace) -> World:
         raise ValueError("for CIFAR-10 name the weights of a classifier: --classifier resnet56.safetensors")
     labels = labels[rows]
     names = [LABELS[label] for label in labels.tolist()]
-    model, classifier = load("cifar10"), cifar_resnet(given.classifier)
-    return World(model, classifier, pictures[rows].float() / 255, labels, names, (labels + 1) % 10, 3)
+    model = load("cifar10", device=given.device)
+    classifier = cifar_resnet(given.classifier).to(given.device)
+    images, labels = (pictures[rows].float() / 255).to(given.device), labels.to(given.device)
+    return World(model, classifier, images, labels, names, (labels + 1) % 10, 3)
 
 
 def _imagenet(given: argparse.Namespace) -> World:
@@ -225,7 +227,9 @@ def _imagenet(given: argparse.Namespace) -> World:
     images = torch.cat([_centre(read(path).pixels) for path, _ in chosen])
     names = [name for _, name in chosen]
     labels = torch.tensor([known[name] for name in names])
-    return World(load(given.model), efficientnet_lite0(), images, labels, names, (labels + 1) % 1000, 15)
+    model, classifier = load(given.model, device=given.device), efficientnet_lite0().to(given.device)
+    labels, images = labels.to(given.device), images.to(given.device)
+    return World(model, classifier, images, labels, names, (labels + 1) % 1000, 15)
 
 
 def _centre(images: Tensor, side: int = 224) -> Tensor:
@@ -250,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lpips", type=Path, help="weights of LPIPS; distances are left out without")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/generative"))
     given = parser.parse_args(arguments)
     try:

@@ -21,7 +21,7 @@ from diffusion.model import DiffusionModel
 from diffusion.samplers import noised
 from experiments.pixel_denoiser import save
 from experiments.schedules import cosine_after_warmup
-from purify.reverse import ddim, timesteps
+from purify.reverse import ddim
 
 
 class OneStepDistillation(L.LightningModule):
@@ -70,7 +70,7 @@ class OneStepDistillation(L.LightningModule):
     def walk(self, images: Tensor, t: int, noise: Tensor) -> tuple[list[tuple[int, Tensor]], Tensor]:
         """Return the (timestep, state) of the teacher's walk from `t` steps into the noise, and its end."""
         (teacher,) = self.teacher
-        times = timesteps(teacher.schedule, t, self.hparams.steps)
+        times = teacher.schedule.lowest(t, self.hparams.steps)
         z, states = noised(teacher.schedule, teacher.encode(images), noise, times[0]), []
         for time, move in zip(times, ddim(teacher, t, self.hparams.steps), strict=True):
             states.append((time, z))

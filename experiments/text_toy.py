@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from attacks.text import Report, character_edits, evaluate, greedy, table
+from attacks.text import Report, Words, character_edits, evaluate, greedy, table
 from experiments.text_defense import TextDenoiserTraining
 from experiments.texts import LABELS, LabelledTexts, reviews, synonyms, tokenizer
-from purify.text import DiffuseDef, StateDenoiser, TextClassifier
+from purify.text import DiffuseDef, StateDenoiser, TextClassifier, denoising_loss
 
 
 class Mixing(DiffuseDef):
@@ -100,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--training-texts", type=int, default=600, help="reviews that train the classifier")
     parser.add_argument("--epochs", type=int, default=12, help="of the classifier (default 12)")
     parser.add_argument("--denoiser-epochs", type=int, default=40, help="over 2000 reviews (default 40)")
+    parser.add_argument("--only", nargs="*", help="names of defences, beside none; all by default")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     L.seed_everything(given.seed, verbose=False)
@@ -119,14 +120,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "DiffuseDef, noised to index 14, 15 steps": DiffuseDef(model, denoiser, noise_at=14, steps=15),
         "DiffuseDef, batches mixed as released": Mixing(model, denoiser),
     }
+    unknown = set(given.only or ()) - set(defences)
+    if unknown:
+        parser.error(f"unknown defence {min(unknown)!r}; available: {', '.join(defences)}")
     texts, labels = reviews(given.texts, seed=2)
+    print(
+        f"variance of the noise at index 1 left by the denoiser: {left(model, denoiser, words, texts):.3f}\n"
+    )
+    plain = TextClassifier(model, words)(texts)
     bare: list[Report] = []
     for name, defence in defences.items():
+        if given.only is not None and name not in ("no defence", *given.only):
+            continue
         classify = TextClassifier(defence, words, generator=torch.Generator().manual_seed(given.seed))
         judged = evaluate(classify, texts, labels, attacks())
         bare = bare or judged
         moved = "; ".join(f"{one.attack} {100 * transferred(classify, one):.1f}" for one in bare)
-        print(f"{name}\n\n{table(judged)}\nright about texts found without a defence: {moved}\n", flush=True)
+        print(f"{name}\n\n{table(judged)}\nright about texts found without a defence: {moved}")
+        spent = "; ".join("{} {} of {}".format(one.attack, *idle(one)) for one in judged)
+        print(f"changes spent on words without meaning: {spent}")
+        apart = (classify(texts) - plain).abs().mean()
+        print(f"mean change of a probability: {apart:.1e}\n", flush=True)
+
+
+@torch.no_grad()
+def left(
+    model: BertForSequenceClassification,
+    denoiser: StateDenoiser,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+) -> float:
+    """Return the denoiser's loss at index 1, where predicting nothing costs 1."""
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    states = model.base_model(**tokens).last_hidden_state
+    noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+    t = torch.ones(len(states), dtype=torch.long)
+    return float(denoising_loss(denoiser, states, t, noise, tokens["attention_mask"]).mean())
+
+
+def idle(report: Report) -> tuple[int, int]:
+    """Return how many changes fall on words that have no synonyms, and how many there are."""
+    changed = [Words.of(one.original)[place] for one in report.results for place in one.changed]
+    return sum(not synonyms(word) for word in changed), len(changed)
 
 
 def transferred(classify: TextClassifier, report: Report, *, answers: int = 10) -> float:

@@ -7,7 +7,7 @@ from diffusion.schedule import Latents
 from imaging.tiles import crop_padding, pad_to_multiple
 from purify.methods import unknown
 from purify.purifier import Draw, Images, Move, Purifier
-from purify.reverse import REVERSES, timesteps, walk
+from purify.reverse import REVERSES, walk
 
 Rounds = Sequence[tuple[int, int]]
 
@@ -61,7 +61,7 @@ class DiffPure(Purifier):
         self.rounds = [once] * rounds if isinstance(rounds, int) else list(rounds)
         for count, calls in self.rounds:
             if count:
-                timesteps(model.schedule, count, calls)
+                model.schedule.lowest(count, calls)
 
     def moves(self) -> list[Move]:
         chain: list[Move] = [self._encode]

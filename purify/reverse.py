@@ -30,21 +30,9 @@ LAST = 1e-5
 """Where DiffPure's integration ends, in the time of the equation, whose noise ends at 1."""
 
 
-def timesteps(schedule: NoiseSchedule, t: int, steps: int) -> list[int]:
-    """Return `{t / n, 2 t / n, ..., t} - 1` for n `steps`, from noisy to clean.
-
-    Raises ValueError for a `t` outside the schedule, or more steps than `t`.
-    """
-    if not 1 <= t <= len(schedule):
-        raise ValueError(f"t counts steps into the noise, from 1 to {len(schedule)}; got {t}")
-    if not 1 <= steps <= t:
-        raise ValueError(f"the way back from t = {t} takes 1 to {t} steps; got {steps}")
-    return [round(t * number / steps) - 1 for number in range(steps, 0, -1)]
-
-
 def walk(model: DiffusionModel, t: int, steps: int) -> list[Step]:
-    """Return the steps through `timesteps` down to a clean picture."""
-    return list(steps_of(model.schedule, timesteps(model.schedule, t, steps), (1.0, 0.0)))
+    """Return the steps from `t` down to a clean picture."""
+    return list(steps_of(model.schedule, model.schedule.lowest(t, steps), (1.0, 0.0)))
 
 
 def ddpm(model: DiffusionModel, t: int, steps: int, condition: Condition | None = None) -> list[Move]:
@@ -116,7 +104,7 @@ def vp_ode(model: DiffusionModel, t: int, steps: int, condition: Condition | Non
 def _euler(
     model: DiffusionModel, t: int, steps: int, condition: Condition | None, *, stochastic: bool
 ) -> list[Move]:
-    timesteps(model.schedule, t, steps)  # the same limits
+    model.schedule.lowest(t, steps)  # the same limits
     share = 1.0 if stochastic else 0.5
     counts = [t * (steps - number) / steps for number in range(steps + 1)]
     if _follows_the_equation(model):

@@ -10,16 +10,6 @@ from diffusion.schedule import Latents
 from diffusion.tape import NoiseTape
 
 
-def timesteps(model: DiffusionModel, t: int, steps: int) -> list[int]:
-    """Return `steps` timesteps evenly spread over the lowest `t`, from noisy to clean.
-
-    Raises ValueError for a `t` outside the schedule, or more steps than `t`.
-    """
-    if not 1 <= steps <= t <= len(model.schedule):
-        raise ValueError(f"1 <= steps <= t <= {len(model.schedule)} is needed; got steps={steps}, t={t}")
-    return [round(t * number / steps) - 1 for number in range(steps, 0, -1)]
-
-
 def denoised(
     model: DiffusionModel,
     seeds: Seeds,
@@ -33,7 +23,7 @@ def denoised(
 
     Without `stochastic` the way back takes each step's mean (Ho et al., 2020, arXiv 2006.11239, eq. 7).
     """
-    times, tape = timesteps(model, t, steps), NoiseTape(seeds)
+    times, tape = model.schedule.lowest(t, steps), NoiseTape(seeds)
 
     def noise(images: Images, _: Images) -> Latents:
         z = model.encode(images)

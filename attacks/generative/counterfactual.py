@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool2d
 
 from attacks.adaptive.gradients import Seeds, Step, trajectory
 from attacks.ball import Ball, Images, Linf
-from attacks.generative.chain import denoised, fresh, timesteps
+from attacks.generative.chain import denoised, fresh
 from attacks.losses import Labels, Logits, Losses, cross_entropy
 from attacks.pgd import pgd
 from diffusion.model import Condition, DiffusionModel
@@ -89,7 +89,7 @@ class Ace:
         """
         if self.dilation % 2 == 0:
             raise ValueError(f"the dilation is the odd side of a square; got {self.dilation}")
-        timesteps(model, self.t, self.steps)
+        model.schedule.lowest(self.t, self.steps)
         images = images.detach()
 
         def objective(changed: Images) -> Losses:
@@ -132,7 +132,7 @@ class Ace:
         tape, schedule = NoiseTape(seeds), model.schedule
         z, kept = model.encode(before), model.encode(images)
         inside = torch.nn.functional.interpolate(changed, size=z.shape[-2:], mode="area").gt(0).to(z)
-        times = timesteps(model, self.t, self.steps)
+        times = model.schedule.lowest(self.t, self.steps)
         noise = tape.noise(0, z)
         z_t = noised(schedule, z, noise, times[0])
         for step in steps_of(schedule, times, (1.0, 0.0)):

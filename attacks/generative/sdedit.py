@@ -6,7 +6,7 @@ import torch
 
 from attacks.adaptive.gradients import Seeds, trajectory
 from attacks.ball import Ball, Images
-from attacks.generative.chain import denoised, fresh, timesteps
+from attacks.generative.chain import denoised, fresh
 from attacks.losses import Labels, Logits, Losses, cross_entropy
 from attacks.pgd import pgd
 from diffusion.model import Condition, DiffusionModel
@@ -48,7 +48,7 @@ def diff_pgd(
     Raises:
         ValueError: for a `t` outside the schedule, or more steps than `t`.
     """
-    timesteps(model, t, steps)
+    model.schedule.lowest(t, steps)
     seeds: Seeds = fresh(len(images), generator)
     chain = denoised(model, seeds, t=t, steps=steps, condition=condition)
 

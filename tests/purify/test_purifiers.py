@@ -26,7 +26,6 @@ from purify import (
     Tiled,
 )
 from purify.frequency import band_weights, keep_low, radii
-from purify.reverse import timesteps
 from purify.simple import bilateral_filter
 
 ALL = {
@@ -139,8 +138,8 @@ def test_wrong_settings_are_refused_when_they_are_made(network, make, message):
 
 
 def test_the_grid_counts_steps():
-    assert timesteps(NoiseSchedule.linear(), 200, 5) == [199, 159, 119, 79, 39]
-    assert timesteps(NoiseSchedule.linear(), 3, 3) == [2, 1, 0]
+    assert NoiseSchedule.linear().lowest(200, 5) == [199, 159, 119, 79, 39]
+    assert NoiseSchedule.linear().lowest(3, 3) == [2, 1, 0]
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("ddim", ddim), ("dpm-solver", dpm_solver_pp_2m)])
@@ -150,7 +149,7 @@ def test_reverse_walks_equal_the_samplers(network, name, sampler):
     state = purifier.chain(seeds)[0](IMAGES, IMAGES)
     z_t = purifier.chain(seeds)[1](state, IMAGES)
     clip, network.schedule.clip = network.schedule.clip, None
-    expected = sampler(network, z_t, timesteps=timesteps(network.schedule, 100, 4))
+    expected = sampler(network, z_t, timesteps=network.schedule.lowest(100, 4))
     network.schedule.clip = clip
     torch.testing.assert_close(purifier(IMAGES, seeds), network.decode(expected, clamp=False))
 
