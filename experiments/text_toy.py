@@ -124,9 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"unknown defence {min(unknown)!r}; available: {', '.join(defences)}")
     texts, labels = reviews(given.texts, seed=2)
-    print(
-        f"variance of the noise at index 1 left by the denoiser: {left(model, denoiser, words, texts):.3f}\n"
-    )
+    print(f"share of the noise at index 1 left by the denoiser: {left(model, denoiser, words, texts):.3f}\n")
     plain = TextClassifier(model, words)(texts)
     bare: list[Report] = []
     for name, defence in defences.items():
