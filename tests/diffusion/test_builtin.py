@@ -14,7 +14,7 @@ from imaging.io import read
 from imaging.metrics import psnr
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PIXELS = BUILTIN / "cifar10"
+PIXELS, ONE_STEP = BUILTIN / "cifar10", BUILTIN / "cifar10_one_step"
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
@@ -38,10 +38,11 @@ def latents(model, photos):
 
 def weights(folder):
     """The weights that a folder's card is about: not those of a folder inside with a card of its own."""
-    return [path for path in folder.rglob("*.safetensors") if folder != BUILTIN or PIXELS not in path.parents]
+    others = [] if folder != BUILTIN else [PIXELS, ONE_STEP]
+    return [path for path in folder.rglob("*.safetensors") if not any(one in path.parents for one in others)]
 
 
-@pytest.mark.parametrize("folder", [BUILTIN, PIXELS], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [BUILTIN, PIXELS, ONE_STEP], ids=lambda folder: folder.name)
 def test_the_files_are_the_ones_on_the_card(folder):
     card = (folder / "README.md").read_text()
     listed = dict(re.findall(r"\| `([^`]+\.safetensors)` \| \d+ \| `([0-9a-f]{64})` \|", card))
@@ -55,6 +56,7 @@ def test_the_files_are_the_ones_on_the_card(folder):
 def test_the_weights_are_small_enough_to_travel_with_every_clone():
     assert sum(path.stat().st_size for path in weights(BUILTIN)) <= 24 * 2**20
     assert sum(path.stat().st_size for path in weights(PIXELS)) <= 14 * 2**20
+    assert sum(path.stat().st_size for path in weights(ONE_STEP)) <= 4 * 2**20
 
 
 def test_photographs_survive_the_autoencoder(model, photos, latents):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,12 @@ CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
 
 
-def test_the_recipe_makes_a_prior_that_purifies(tmp_path, monkeypatch):
+@pytest.fixture
+def fit(tmp_path, monkeypatch):
+    """Run a configuration for three steps on forty pictures; returns the checkpoint."""
     from PIL import Image
 
-    from diffusion.load import load
     from experiments.__main__ import main
-    from experiments.cifar import LABELS
-    from experiments.pixel_denoiser import export
 
     generator = np.random.default_rng(0)
     for name, names in (("data_batch_1.png", "train_lables.json"), ("test_batch.png", "test_lables.json")):
@@ -36,9 +36,56 @@ def test_the_recipe_makes_a_prior_that_purifies(tmp_path, monkeypatch):
         "trainer.callbacks.every_n_train_steps": 1,
     }
     flags = [part for key, value in toy.items() for part in (f"--{key}", str(value))]
-    main(["fit", "--config", str(CONFIGS / "cifar10_denoiser.yaml"), *flags])
-    export("runs/cifar10_denoiser/last.ckpt", "runs/cifar10")
+
+    def run(name):
+        main(["fit", "--config", str(CONFIGS / f"{name}.yaml"), *flags])
+        return f"runs/{name}/last.ckpt"
+
+    return run
+
+
+def test_the_recipe_makes_a_prior_that_purifies(fit):
+    from diffusion.load import load
+    from experiments.cifar import LABELS
+    from experiments.pixel_denoiser import export
+
+    export(fit("cifar10_denoiser"), "runs/cifar10")
     model = load("runs/cifar10")
     assert model.labels == LABELS
     images = torch.rand(2, 3, 32, 32)
     assert DiffPure(model, t=50, steps=2)(images).shape == images.shape
+
+
+def test_the_recipe_makes_a_purifier_of_one_step(fit):
+    from diffusion.load import load
+    from experiments.one_step import export
+
+    export(fit("cifar10_one_step"), "runs/one_step")
+    model = load("runs/one_step")
+    images = torch.rand(2, 3, 32, 32)
+    assert DiffPure(model, t=100, steps=1)(images).shape == images.shape
+
+
+def test_the_walk_that_is_distilled_is_ddims_and_a_student_who_knows_its_end_has_no_loss():
+    from diffusion.gaussian import GaussianDenoiser
+    from diffusion.samplers import ddim
+    from diffusion.schedule import NoiseSchedule
+    from experiments.one_step import OneStepDistillation
+
+    training = OneStepDistillation(patch=1, block_out_channels=(32,), steps=4)
+    teacher = GaussianDenoiser(torch.zeros(3, 32, 32), 0.25, NoiseSchedule.linear())
+    training.teacher = [teacher]
+    images, noise = torch.rand(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    states, end = training.walk(images, 100, noise)
+    times = [time for time, _ in states]
+    expected = ddim(teacher, states[0][1], timesteps=times, end=None)
+    torch.testing.assert_close(end, expected, atol=1e-5, rtol=0)
+
+    class Knowing(torch.nn.Module):
+        def forward(self, z_t, t):
+            alpha, sigma = teacher.schedule.at(t, z_t)
+            return SimpleNamespace(sample=(alpha * z_t - end.repeat(len(z_t) // len(end), 1, 1, 1)) / sigma)
+
+    assert training.losses(states, end).shape == (4, 2)
+    training.unet = Knowing()
+    assert training.losses(states, end).max() < 1e-6
