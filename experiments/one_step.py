@@ -12,14 +12,13 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
 
 from diffusion.load import load
 from diffusion.model import DiffusionModel
 from diffusion.samplers import noised
-from experiments.pixel_denoiser import save
+from experiments.pixel_denoiser import patched_unet, save
 from experiments.schedules import cosine_after_warmup
 from purify.reverse import ddim
 
@@ -47,19 +46,7 @@ class OneStepDistillation(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        stages = len(block_out_channels)
-        self.unet = UNet2DModel(
-            sample_size=side // patch,
-            in_channels=3 * patch**2,
-            out_channels=3 * patch**2,
-            block_out_channels=block_out_channels,
-            layers_per_block=layers_per_block,
-            down_block_types=("DownBlock2D",) * stages,
-            up_block_types=("UpBlock2D",) * stages,
-            attention_head_dim=32,
-            norm_num_groups=16,
-            resnet_time_scale_shift="scale_shift",
-        )
+        self.unet = patched_unet(side, patch, block_out_channels, layers_per_block)
         # not a submodule: the checkpoint holds the student alone
         self.teacher: list[DiffusionModel] = []
 

@@ -28,6 +28,26 @@ SCHEDULE = {
 }
 
 
+def patched_unet(
+    side: int, patch: int, widths: tuple[int, ...], layers: int, *, classes: int | None = None
+) -> UNet2DModel:
+    """Return a U-Net over pictures folded `patch` by `patch` into channels, without attention but in the
+    middle, told one of `classes` or nothing."""
+    return UNet2DModel(
+        sample_size=side // patch,
+        in_channels=3 * patch**2,
+        out_channels=3 * patch**2,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        down_block_types=("DownBlock2D",) * len(widths),
+        up_block_types=("UpBlock2D",) * len(widths),
+        attention_head_dim=32,
+        norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        num_class_embeds=classes,
+    )
+
+
 class PixelDenoiserTraining(L.LightningModule):
     """Velocity prediction (Salimans and Ho, 2022, arXiv 2202.00512) on pixels, classes left out at random.
 
@@ -50,20 +70,7 @@ class PixelDenoiserTraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        stages = len(block_out_channels)
-        self.unet = UNet2DModel(
-            sample_size=side // patch,
-            in_channels=3 * patch**2,
-            out_channels=3 * patch**2,
-            block_out_channels=block_out_channels,
-            layers_per_block=layers_per_block,
-            down_block_types=("DownBlock2D",) * stages,
-            up_block_types=("UpBlock2D",) * stages,
-            attention_head_dim=32,
-            norm_num_groups=16,
-            resnet_time_scale_shift="scale_shift",
-            num_class_embeds=len(labels) + 1,
-        )
+        self.unet = patched_unet(side, patch, block_out_channels, layers_per_block, classes=len(labels) + 1)
         self.register_buffer("alphas_cumprod", DDPMScheduler(**SCHEDULE).alphas_cumprod, persistent=False)
 
     def losses(

@@ -30,3 +30,28 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip("VERNIS_DATA names no folder with published weights and pictures")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_prior():
+    """Build a small random U-Net over pixels that is told one of `labels`, or none of them."""
+    from diffusers import UNet2DModel
+
+    from diffusion.pixel import PixelDiffusion
+    from diffusion.schedule import NoiseSchedule
+
+    def build(side, labels):
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=side,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            layers_per_block=1,
+            norm_num_groups=4,
+            attention_head_dim=4,
+            num_class_embeds=len(labels) + 1,
+        )
+        return PixelDiffusion(unet, NoiseSchedule.linear(), name="random", labels=labels)
+
+    return build

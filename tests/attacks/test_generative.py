@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,27 +21,14 @@ from attacks.generative.prompt import _Best
 from attacks.losses import cross_entropy
 from diffusion.gaussian import GaussianDenoiser
 from diffusion.load import load
-from diffusion.pixel import PixelDiffusion
 from diffusion.schedule import NoiseSchedule
 
 NAMES = ("ant", "bee", "cat")
 
 
 @pytest.fixture(scope="module")
-def network():
-    """A random U-Net told one of three classes, or none."""
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=16,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        num_class_embeds=4,
-    )
-    return PixelDiffusion(unet, NoiseSchedule.linear(), name="random", labels=NAMES)
+def network(small_prior):
+    return small_prior(16, NAMES)
 
 
 @pytest.fixture

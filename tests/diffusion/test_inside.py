@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import nn
 
 from diffusion.attention import recorded_attention
@@ -11,26 +10,13 @@ from diffusion.ideal import IdealDenoiser
 from diffusion.inversion import inverted, null_text
 from diffusion.latent import LatentDiffusion
 from diffusion.load import load
-from diffusion.pixel import PixelDiffusion
 from diffusion.samplers import ddim_invert, ddim_mean, denoise, steps_of
 from diffusion.schedule import NoiseSchedule
 
 
 @pytest.fixture(scope="module")
-def classes():
-    """A random U-Net told one of three classes, or none."""
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=16,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        num_class_embeds=4,
-    )
-    return PixelDiffusion(unet, NoiseSchedule.linear(), name="random", labels=("ant", "bee", "cat"))
+def classes(small_prior):
+    return small_prior(16, ("ant", "bee", "cat"))
 
 
 @pytest.fixture(scope="module")

@@ -4,34 +4,21 @@ import json
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import nn
 
-from diffusion.pixel import PixelDiffusion
-from diffusion.schedule import NoiseSchedule
 from experiments import generative
 from imaging.io import read
 
 
 @pytest.fixture(scope="module")
-def world():
+def world(small_prior):
     torch.manual_seed(0)
     images = torch.randint(256, (2, 3, 32, 32)) / 255
     classifier = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 10)).eval().requires_grad_(False)
     with torch.no_grad():
         labels = classifier(images).argmax(1)
     names = [generative.LABELS[label] for label in labels.tolist()]
-    unet = UNet2DModel(
-        sample_size=32,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        num_class_embeds=11,
-    )
-    model = PixelDiffusion(unet, NoiseSchedule.linear(), name="random", labels=generative.LABELS)
+    model = small_prior(32, generative.LABELS)
     return generative.World(model, classifier, images, labels, names, (labels + 1) % 10, 3)
 
 
