@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from diffusion.model import Condition, DiffusionModel, Images
+from diffusion.model import Condition, PixelSpace
 from diffusion.schedule import Latents, NoiseSchedule, Timesteps
 
 NoiseLevels = Float[Tensor, " batch"]
 ClassVectors = Float[Tensor, "batch classes"]
 
 
-class EDM(DiffusionModel):
+class EDM(PixelSpace):
     """A denoiser of Karras et al. (2022, NeurIPS, arXiv 2206.00364): `network(x, sigma, class_labels)`.
 
     It returns the clean picture expected behind `x = clean + sigma * noise` in [-1, 1] pixels, so it is
@@ -81,14 +81,6 @@ class EDM(DiffusionModel):
     def denoiser(self) -> nn.Module:
         return self.network
 
-    def encode(self, images: Images) -> Latents:
-        self.check_sides(images)
-        return 2 * images - 1
-
-    def decode(self, z: Latents, *, clamp: bool = True) -> Images:
-        images = (z + 1) / 2
-        return images.clamp(0, 1) if clamp else images
-
     def condition(self, prompts: Sequence[str]) -> Condition:
         """Return the classes that `prompts` number; nothing for a model without classes.
 
@@ -141,7 +133,7 @@ class Preconditioned(nn.Module):
         return skip * x + out * self.network(x * total.rsqrt(), sigma.log() / 4, class_labels)
 
 
-class ScoreSDE(DiffusionModel):
+class ScoreSDE(PixelSpace):
     """A VP network of Song et al. (2021, ICLR, arXiv 2011.13456), trained over continuous time.
 
     It is called as `network(x, 999 * time)` with [-1, 1] pixels, one label for each picture, and answers
@@ -173,14 +165,6 @@ class ScoreSDE(DiffusionModel):
     @property
     def denoiser(self) -> nn.Module:
         return self.network
-
-    def encode(self, images: Images) -> Latents:
-        self.check_sides(images)
-        return 2 * images - 1
-
-    def decode(self, z: Latents, *, clamp: bool = True) -> Images:
-        images = (z + 1) / 2
-        return images.clamp(0, 1) if clamp else images
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """Return nothing: these networks are told nothing."""

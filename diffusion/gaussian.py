@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffusion.model import Condition, DiffusionModel, Images, Prediction
+from diffusion.model import Condition, Images, PixelSpace, Prediction
 from diffusion.schedule import Latents, NoiseSchedule, Timesteps
 
 
-class GaussianDenoiser(DiffusionModel):
+class GaussianDenoiser(PixelSpace):
     """The diffusion model of data `z ~ N(mean, basis diag(variances) basis^T)`, `z = 2 images - 1`.
 
     The clean `z` expected behind `z_t` is `mean` plus, along each direction of the basis, the deviation of
@@ -61,13 +61,6 @@ class GaussianDenoiser(DiffusionModel):
     @property
     def denoiser(self) -> nn.Module:
         return self
-
-    def encode(self, images: Images) -> Latents:
-        return 2 * images - 1
-
-    def decode(self, z: Latents, *, clamp: bool = True) -> Images:
-        images = (z + 1) / 2
-        return images.clamp(0, 1) if clamp else images
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         return Condition()

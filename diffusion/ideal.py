@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffusion.model import Condition, DiffusionModel, Images, Prediction
+from diffusion.model import Condition, Images, PixelSpace, Prediction
 from diffusion.schedule import Latents, NoiseSchedule, Timesteps
 
 Pictures = Float[Tensor, "pictures 3 height width"]
 Weights = Float[Tensor, "batch pictures"]
 
 
-class IdealDenoiser(DiffusionModel):
+class IdealDenoiser(PixelSpace):
     """The diffusion model whose data are exactly `pictures`, under any schedule.
 
     As for pixel models, `z = 2 images - 1`. `prediction` chooses the terms in which `predict` speaks.
@@ -51,10 +51,6 @@ class IdealDenoiser(DiffusionModel):
             expected, got = tuple(self.pictures.shape[1:]), tuple(images.shape[1:])
             raise ValueError(f"this model knows pictures of shape {expected} only; got {got}: resize first")
         return 2 * images - 1
-
-    def decode(self, z: Latents, *, clamp: bool = True) -> Images:
-        images = (z + 1) / 2
-        return images.clamp(0, 1) if clamp else images
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         return Condition()

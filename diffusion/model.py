@@ -273,3 +273,15 @@ class DiffusionModel(nn.Module, ABC):
             if getattr(module, "_supports_gradient_checkpointing", False):
                 cast(Any, module).enable_gradient_checkpointing()
         return self
+
+
+class PixelSpace(DiffusionModel):
+    """A model whose `z` are the pixels themselves in [-1, 1]; abstract."""
+
+    def encode(self, images: Images) -> Latents:
+        self.check_sides(images)
+        return 2 * images - 1
+
+    def decode(self, z: Latents, *, clamp: bool = True) -> Images:
+        images = (z + 1) / 2
+        return images.clamp(0, 1) if clamp else images

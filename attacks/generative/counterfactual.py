@@ -15,7 +15,7 @@ from attacks.generative.chain import denoised, fresh
 from attacks.losses import Labels, Logits, Losses, cross_entropy
 from attacks.pgd import pgd
 from diffusion.model import Condition, DiffusionModel
-from diffusion.samplers import ddpm_mean, denoise, noised, posterior_deviation, steps_of
+from diffusion.samplers import noised
 from diffusion.tape import NoiseTape
 
 Mask = Float[Tensor, "batch 1 height width"]
@@ -129,17 +129,12 @@ class Ace:
         condition: Condition | None,
     ) -> Images:
         """Denoise `before` again, putting the original back at each level where it is not `changed`."""
-        tape, schedule = NoiseTape(seeds), model.schedule
-        z, kept = model.encode(before), model.encode(images)
-        inside = torch.nn.functional.interpolate(changed, size=z.shape[-2:], mode="area").gt(0).to(z)
-        times = model.schedule.lowest(self.t, self.steps)
-        noise = tape.noise(0, z)
-        z_t = noised(schedule, z, noise, times[0])
-        for step in steps_of(schedule, times, (1.0, 0.0)):
-            z_t = inside * z_t + (1 - inside) * (step.alpha * kept + step.sigma * noise)
-            clean, _ = denoise(model, z_t, step, condition, None, 1.0)
-            z_t = ddpm_mean(step, z_t, clean)
-            spread = posterior_deviation(step)
-            if self.stochastic and spread:
-                z_t = z_t + spread * tape.noise(step.number + 1, z_t)
-        return changed * model.decode(z_t) + (1 - changed) * images
+        noise_to, *backs, decode = self._chain(model, seeds, condition)
+        kept = model.encode(images)
+        noise = NoiseTape(seeds).noise(0, kept)  # the chain's own
+        inside = torch.nn.functional.interpolate(changed, size=kept.shape[-2:], mode="area").gt(0).to(kept)
+        z_t = noise_to(before, before)
+        for t, back in zip(model.schedule.lowest(self.t, self.steps), backs, strict=True):
+            z_t = inside * z_t + (1 - inside) * noised(model.schedule, kept, noise, t)
+            z_t = back(z_t, before)
+        return changed * decode(z_t, before) + (1 - changed) * images
