@@ -63,9 +63,12 @@ class Choice:
         return load(self.name, device=place, dtype=dtype, offline=offline, denoiser=denoiser)
 
 
-def choose(name: str) -> Choice:
-    """Choose by name; "auto" is the best full model on this computer, else the built-in one."""
-    return Choice(resolve_auto() if name == "auto" else os.fspath(name))
+def choose(name: str, *, inpainting: bool = False) -> Choice:
+    """Choose by name; "auto" is the best full model on this computer, else the built-in one.
+
+    `inpainting` makes that the best one made for inpainting.
+    """
+    return Choice(resolve_auto(inpainting=inpainting) if name == "auto" else os.fspath(name))
 
 
 def pick_device(device: Device) -> torch.device:

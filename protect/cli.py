@@ -93,7 +93,7 @@ def protect(
         from protect.surrogate import load_for
 
         plan = session.prepare(paths, out=out, recursive=recursive, report=report, sheet=sheet)
-        choice = choose(model)
+        choice = choose(model, inpainting=chosen.needs_inpainting)
         recipe = session.recipe_for(method, chosen, choice, mask=mask, seed=seed, precision=precision)
 
         @cache

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attacks import Objective, autocast, pgd
-from attacks.ball import Images, Linf, Losses
+from attacks.ball import Ball, Images, Linf, Losses
 from diffusion.model import DiffusionModel
 from imaging.tiles import crop_padding, pad_to_multiple
 from protect.targets import texture
@@ -56,11 +56,49 @@ class ProtectionMethod(ABC):
         """Whether an autoencoder alone is not enough."""
         return True
 
+    @property
+    def needs_inpainting(self) -> bool:
+        """Whether the denoiser has to be one that is made for inpainting."""
+        return False
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether the method has no meaning without a mask."""
+        return False
+
+    @property
+    def ball(self) -> Ball:
+        """The set of perturbations that are allowed."""
+        return Linf(self.eps)
+
+    def check(self, model: DiffusionModel) -> None:
+        """Raise ValueError if `model` lacks what the method needs."""
+        name = type(self).__name__
+        if self.needs_denoiser and not model.has_denoiser:
+            raise ValueError(
+                f"{model.name} is an autoencoder alone and {name} needs a denoiser;"
+                " take another model, or a method such as photoguard or mist-textural"
+            )
+        if self.needs_inpainting and not model.inpaints:
+            raise ValueError(
+                f"{model.name} is not made for inpainting, as {name} needs it;"
+                " take sd15-inpainting, or builtin-inpainting to try it"
+            )
+
     @abstractmethod
     def objective(
-        self, model: DiffusionModel, images: Images, *, target: Images, generator: torch.Generator | None
+        self,
+        model: DiffusionModel,
+        images: Images,
+        *,
+        target: Images,
+        mask: Mask | None,
+        generator: torch.Generator | None,
     ) -> Objective:
-        """The per-image score to ascend; whatever does not change between steps is computed here, once."""
+        """The per-image score to ascend; whatever does not change between steps is computed here, once.
+
+        Arguments as for `protect`, with sides padded to the model's multiple; no `mask` is 1 everywhere.
+        """
 
     def schedule(self, step: int) -> float:
         """The step size at `step` (0, 1, …); constant unless a method says otherwise."""
@@ -94,28 +132,27 @@ class ProtectionMethod(ABC):
             same bound.
 
         Raises:
-            ValueError: when the model lacks the denoiser that the method needs.
+            ValueError: when the model lacks what the method needs (see `check`), or a mask is missing.
             attacks.NonFiniteError: when the surrogate overflows in `precision`.
         """
-        if self.needs_denoiser and not model.has_denoiser:
-            name = type(self).__name__
-            raise ValueError(
-                f"{name} needs a denoiser and {model.name} is only an autoencoder; try photoguard"
-            )
+        self.check(model)
+        if self.needs_mask and mask is None:
+            raise ValueError(f"{type(self).__name__} needs a mask: 1, or white, on what is to be protected")
         size = images.shape[-2:]
         if target is None:
             target = texture(*size).to(images).expand_as(images[:1])
         padded, target = pad_to_multiple(images, model.multiple), pad_to_multiple(target, model.multiple)
+        mask = None if mask is None else pad_to_multiple(mask, model.multiple)
         with torch.autocast(images.device.type, precision) if precision != torch.float32 else nullcontext():
-            objective = self.objective(model, padded, target=target, generator=generator)
+            objective = self.objective(model, padded, target=target, mask=mask, generator=generator)
         perturbed = pgd(
             objective if precision == torch.float32 else autocast(objective, precision),
             padded,
-            Linf(self.eps),
+            self.ball,
             steps=self.steps,
             step_size=self.schedule,
             random_start=self.random_start,
-            mask=None if mask is None else pad_to_multiple(mask, model.multiple),
+            mask=mask,
             generator=generator,
             callback=callback,
         )

@@ -112,7 +112,8 @@ def protect_image(
     if isinstance(image, (str, os.PathLike)):
         image = read(image)
     if isinstance(model, str):
-        model = load_for(method, choose(model), device=device, precision=precision)
+        choice = choose(model, inpainting=method.needs_inpainting)
+        model = load_for(method, choice, device=device, precision=precision)
     where = None if mask is None else read_mask(mask)
     work = _Work(method, model, seed, network_precision(precision, model.device))
     progress = callback or (lambda share: None)

@@ -17,13 +17,9 @@ def load_for(
     """Load what `method` needs of the chosen model; with `whole` also a denoiser that it does not need.
 
     Raises UnknownModelError and MissingWeightsError (see `diffusion.load`), ValueError when the model lacks
-    the denoiser that the method needs.
+    what the method needs.
     """
     denoiser = method.needs_denoiser or whole
     model = choice.load(device=device, precision=precision, offline=offline, denoiser=denoiser)
-    if method.needs_denoiser and not model.has_denoiser:
-        raise ValueError(
-            f"{choice.label} is an autoencoder alone and {type(method).__name__} needs a denoiser;"
-            " take another model, or a method such as photoguard or mist-textural"
-        )
+    method.check(model)
     return model

@@ -113,7 +113,7 @@ def our_step(
     name: str, model: DiffusionModel, images: Tensor, target: Tensor, precision: torch.dtype
 ) -> Step:
     """One step as the method takes it inside `pgd`."""
-    objective = create(name).objective(model, images, target=target, generator=None)
+    objective = create(name).objective(model, images, target=target, mask=None, generator=None)
     if precision != torch.float32:
         objective = autocast(objective, precision)
     return lambda images: value_and_gradient(objective, images)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from attacks.adaptive import BPDA, Checkpointed, Exact, Expected, Surrogate
+from attacks.adaptive import BPDA, Adjoint, Checkpointed, Exact, Expected, ScoreOnly, Surrogate
 from attacks.losses import cross_entropy
 from attacks.objectives import value_and_gradient
 from diffusion.load import load
@@ -36,6 +36,8 @@ MODES: dict[str, Wrap] = {
     "checkpointed": lambda purifier, model: Checkpointed(purifier),
     "exact": lambda purifier, model: Exact(purifier),
     "surrogate, 2 steps": lambda purifier, model: Surrogate(purifier, DiffPure(model, t=100, steps=2)),
+    "adjoint": lambda purifier, model: Adjoint(purifier),
+    "score only": lambda purifier, model: ScoreOnly(purifier),
     "bpda": lambda purifier, model: BPDA(purifier),
 }
 

@@ -9,7 +9,7 @@ from attacks import Objective, with_gradient
 from attacks.ball import Images, Losses
 from diffusion.losses import denoising_loss, split_gradient
 from diffusion.model import DiffusionModel
-from protect.method import ProtectionMethod
+from protect.method import Mask, ProtectionMethod
 from protect.methods.draws import draw_noise
 
 
@@ -27,7 +27,13 @@ class AdvDM(ProtectionMethod):
     """1 makes the picture hard to denoise; -1 makes it too easy, AdvDM(-) of the SDS paper."""
 
     def objective(
-        self, model: DiffusionModel, images: Images, *, target: Images, generator: torch.Generator | None
+        self,
+        model: DiffusionModel,
+        images: Images,
+        *,
+        target: Images,
+        mask: Mask | None,
+        generator: torch.Generator | None,
     ) -> Objective:
         condition = model.condition([self.prompt])
 

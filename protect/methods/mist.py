@@ -10,7 +10,7 @@ from attacks import Objective, with_gradient
 from attacks.ball import Images, Losses
 from diffusion.losses import denoising_loss, split_gradient
 from diffusion.model import DiffusionModel, Latents
-from protect.method import ProtectionMethod
+from protect.method import Mask, ProtectionMethod
 from protect.methods.draws import draw_noise
 
 
@@ -47,7 +47,13 @@ class Mist(ProtectionMethod):
         return self.semantic_weight > 0
 
     def objective(
-        self, model: DiffusionModel, images: Images, *, target: Images, generator: torch.Generator | None
+        self,
+        model: DiffusionModel,
+        images: Images,
+        *,
+        target: Images,
+        mask: Mask | None,
+        generator: torch.Generator | None,
     ) -> Objective:
         with torch.no_grad():
             z_target = model.encode(target)

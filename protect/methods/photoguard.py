@@ -9,7 +9,7 @@ import torch
 from attacks import Objective
 from attacks.ball import Images, Losses
 from diffusion.model import DiffusionModel
-from protect.method import ProtectionMethod
+from protect.method import Mask, ProtectionMethod
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,13 @@ class PhotoGuard(ProtectionMethod):
         return self.step_size * (1 - 0.99 * step / max(1, self.steps - 1))
 
     def objective(
-        self, model: DiffusionModel, images: Images, *, target: Images, generator: torch.Generator | None
+        self,
+        model: DiffusionModel,
+        images: Images,
+        *,
+        target: Images,
+        mask: Mask | None,
+        generator: torch.Generator | None,
     ) -> Objective:
         def emptiness(perturbed: Images) -> Losses:
             return -model.encode(perturbed).flatten(1).norm(dim=1)

@@ -14,7 +14,7 @@ from attacks import Objective, with_gradient
 from attacks.ball import Images, Losses
 from diffusion.losses import score_gradient
 from diffusion.model import DiffusionModel
-from protect.method import ProtectionMethod
+from protect.method import Mask, ProtectionMethod
 from protect.methods.draws import draw_noise
 
 
@@ -29,7 +29,13 @@ class SDS(ProtectionMethod):
     """-1 makes the picture too easy to denoise, 1 too hard."""
 
     def objective(
-        self, model: DiffusionModel, images: Images, *, target: Images, generator: torch.Generator | None
+        self,
+        model: DiffusionModel,
+        images: Images,
+        *,
+        target: Images,
+        mask: Mask | None,
+        generator: torch.Generator | None,
     ) -> Objective:
         condition = model.condition([self.prompt])
 
@@ -56,7 +62,13 @@ class SDST(ProtectionMethod):
     latent."""
 
     def objective(
-        self, model: DiffusionModel, images: Images, *, target: Images, generator: torch.Generator | None
+        self,
+        model: DiffusionModel,
+        images: Images,
+        *,
+        target: Images,
+        mask: Mask | None,
+        generator: torch.Generator | None,
     ) -> Objective:
         condition = model.condition([self.prompt])
         with torch.no_grad():

@@ -69,7 +69,7 @@ def seeded():
 def gradient_of(name, world, **settings):
     """The method's pixel gradient at `IMAGES` in its first step, beside the draw that it made."""
     method = create(name, **settings)
-    objective = method.objective(world, IMAGES, target=TARGET, generator=seeded())
+    objective = method.objective(world, IMAGES, target=TARGET, mask=None, generator=seeded())
     losses, gradient = value_and_gradient(objective, IMAGES)
     t, noise = draw_noise(world, world.encode(IMAGES), seeded())
     z = world.encode(IMAGES).detach()
@@ -140,7 +140,9 @@ def test_photoguard_gradient_is_that_of_the_norm():
 def test_split_chain_rule_equals_one_graph_for_every_parametrisation(name, prediction):
     world = LinearWorld(prediction=prediction)
     method = create(name)
-    _, split = value_and_gradient(method.objective(world, IMAGES, target=TARGET, generator=seeded()), IMAGES)
+    _, split = value_and_gradient(
+        method.objective(world, IMAGES, target=TARGET, mask=None, generator=seeded()), IMAGES
+    )
     t, noise = draw_noise(world, world.encode(IMAGES), seeded())
 
     def whole(images):
@@ -180,7 +182,7 @@ def test_advdm_and_sds_take_the_same_path_when_the_denoiser_is_a_multiple_of_the
 def test_a_step_runs_no_network_more_often_than_it_must(name, encode, predict):
     """The split chain rule encodes once without and once with a graph; the target is encoded once in all."""
     world = LinearWorld()
-    objective = create(name).objective(world, IMAGES, target=TARGET, generator=seeded())
+    objective = create(name).objective(world, IMAGES, target=TARGET, mask=None, generator=seeded())
     world.calls.update(encode=0, predict=0)
     for _ in range(3):
         value_and_gradient(objective, IMAGES)
