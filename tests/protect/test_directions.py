@@ -111,7 +111,7 @@ def test_nearly_every_pixel_has_a_gradient_in_bfloat16(model, name):
     from attacks.objectives import value_and_gradient
 
     objective = create(name).objective(
-        model, IMAGES, target=texture(32, 32), generator=torch.Generator().manual_seed(0)
+        model, IMAGES, target=texture(32, 32), mask=None, generator=torch.Generator().manual_seed(0)
     )
     _, gradient = value_and_gradient(autocast(objective, torch.bfloat16), IMAGES)
     assert (gradient == 0).float().mean().item() < 0.001
@@ -124,7 +124,7 @@ def test_split_chain_rule_equals_one_graph_on_networks(model, name):
 
     method = create(name)
     objective = method.objective(
-        model, IMAGES, target=texture(32, 32), generator=torch.Generator().manual_seed(0)
+        model, IMAGES, target=texture(32, 32), mask=None, generator=torch.Generator().manual_seed(0)
     )
     _, split = value_and_gradient(objective, IMAGES)
     z_target = model.encode(texture(32, 32))
