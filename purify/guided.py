@@ -17,6 +17,10 @@ class GDMP(DiffPure):
     Each ancestral step is shifted against the gradient of a distance to the input, which is noised afresh to
     the step's level. The input therefore reaches the result at the start of the chain and at every step;
     an attack has to follow both.
+
+    The mean squared distance pulls by a share of what is between the two, which grows with the length of a
+    step. Beyond 2 the picture would be thrown further off than it was: with few steps from a large `t` the
+    call raises ValueError.
     """
 
     def __init__(
@@ -61,10 +65,19 @@ class GDMP(DiffPure):
             mean = ddpm_mean(step, z, clean)
             if not deviation:
                 return mean
+            pull = strength * deviation**2
+            self._check_pull(2 * pull / z[0].numel())
             noised = step.alpha * self._encode(images, images, draw) + step.sigma * draw(z, 1)
-            return mean + deviation * draw(z) - strength * deviation**2 * self._pull(z, noised)
+            return mean + deviation * draw(z) - pull * self._pull(z, noised)
 
         return move
+
+    def _check_pull(self, share: float) -> None:
+        if self.similarity == "mse" and share > 2:
+            raise ValueError(
+                f"a step of GDMP would overshoot the input: its pull is {share:.1f} times the distance to it;"
+                f" take more steps, a smaller t or a smaller scale"
+            )
 
     def _pull(self, z: Latents, noised: Latents) -> Latents:
         """The gradient of the distance to `noised` with respect to `z`, one distance per image."""

@@ -14,11 +14,13 @@ from purify import (
     GDMP,
     AdverseCleaner,
     Blur,
+    Crop,
     DiffPure,
     FreqPure,
     Jpeg,
     LikelihoodMaximisation,
     ManiPure,
+    Noise,
     PurifiedClassifier,
     Quantize,
     Resize,
@@ -43,9 +45,11 @@ ALL = {
     "resize": lambda model: Resize(0.5),
     "blur": lambda model: Blur(0.8),
     "quantize": lambda model: Quantize(3),
+    "crop": lambda model: Crop(20),
+    "noise": lambda model: Noise(0.1),
     "cleaner": lambda model: AdverseCleaner(bilateral=2, guided=1),
 }
-RANDOM = [name for name in ALL if name not in ("jpeg", "resize", "blur", "quantize", "cleaner")]
+RANDOM = [name for name in ALL if name not in ("jpeg", "resize", "blur", "quantize", "crop", "cleaner")]
 IMAGES = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -181,6 +185,12 @@ def test_gdmp_pulls_towards_the_noised_input_by_its_formula(network):
     noised = alpha * (2 * IMAGES - 1) + sigma * NoiseTape(seeds).noise(2, z_t, 1)
     expected = strength * variance * 2 * (z_t - noised) / z_t[0].numel()
     torch.testing.assert_close(difference, expected)
+
+
+def test_gdmp_refuses_a_pull_that_would_overshoot(network):
+    GDMP(network, t=20, steps=3, rounds=1)(IMAGES)
+    with pytest.raises(ValueError, match="would overshoot the input"):
+        GDMP(network, t=100, steps=5, rounds=1)(IMAGES)
 
 
 # ---- frequencies
