@@ -24,6 +24,7 @@ def pgd(
     *,
     steps: int,
     step_size: float | Callable[[int], float],
+    start: Images | None = None,
     random_start: bool = False,
     mask: Mask | None = None,
     momentum: float = 0.0,
@@ -43,7 +44,9 @@ def pgd(
         ball: the allowed perturbations, for instance `Linf(8/255)`.
         steps: number of ascent steps, at least 1.
         step_size: length of a step in the ball's units, or a function of the step (0, 1, …) for a schedule.
-        random_start: begin at a uniform draw from the ball, the same for every image, instead of at `images`.
+        start: begin at these perturbed images, brought into the ball, instead of at `images`.
+        random_start: begin at a uniform draw from the ball, the same for every image, instead of at `images`;
+            without meaning beside a `start`.
         mask: 1 where pixels may change and 0 where they stay, broadcastable to `images`.
         momentum: decay of the accumulated gradient, which is normalised to a mean magnitude of 1 per image;
             0 is none.
@@ -65,7 +68,9 @@ def pgd(
         raise ValueError(f"steps and draws must be at least 1; got steps={steps}, draws={draws}")
     original = images.detach().to(torch.promote_types(images.dtype, torch.float32))
     current = original
-    if random_start:
+    if start is not None:
+        current = _within(start.detach().to(original), original, ball, mask)
+    elif random_start:
         current = _within(original + ball.random_start(original, generator), original, ball, mask)
     velocity = torch.zeros_like(original) if momentum else None
     record = _Best(current) if best else None

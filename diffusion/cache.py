@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 from diffusion.known import MissingWeightsError
 
@@ -55,6 +57,19 @@ def cached(hub: str, files: Sequence[str], *, revision: str) -> Path | None:
         )
     except LocalEntryNotFoundError:
         return None
+
+
+def reachable(*, seconds: float = 3.0) -> bool:
+    """Return whether the hub answers within `seconds`; False, unasked, where HF_HUB_OFFLINE is set."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=seconds):
+            return True
+    except (OSError, HTTPException, ValueError):
+        return False
 
 
 def download_command(hub: str, files: Sequence[str], revision: str) -> str:

@@ -1,13 +1,15 @@
 """Inside a network: what its layers say while it runs, and how far two pictures are apart there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffusion.model import Condition, DiffusionModel
+from diffusion.model import Condition, DiffusionModel, Images
 from diffusion.schedule import Latents, Timesteps
 
 Feature = Float[Tensor, "batch channels h w"]
@@ -52,6 +54,34 @@ def features(
 
     The network runs no further than the last of them. Raises ValueError if one does not run.
     """
+    return _said(lambda: model.predict(z_t, t, condition), layers)
+
+
+def encoder_scales(model: DiffusionModel) -> list[nn.Module]:
+    """Return the layers that speak last at each scale of the encoder, from the picture's own downwards.
+
+    A model of plain pixels has none.
+    """
+    encoder: Any = getattr(getattr(model, "vae", None), "encoder", None)
+    if encoder is None:
+        return []
+    if not hasattr(encoder, "layers"):
+        return [block.resnets[-1] for block in encoder.down_blocks]
+    # A TAESD is a sequence of blocks, with a convolution between two scales and one behind the last.
+    return [layer for layer, after in pairwise(encoder.layers) if isinstance(after, nn.Conv2d)]
+
+
+def seen_at(model: DiffusionModel, images: Images, scale: int) -> Feature:
+    """Return what the encoder says at the end of a scale, 0 being the picture's own; differentiable.
+
+    It runs no further than that. Beyond its last scale, and for a model of plain pixels, it is `z`.
+    """
+    layers = encoder_scales(model)[scale : scale + 1]
+    return _said(lambda: model.encode(images), layers)[0] if layers else model.encode(images)
+
+
+def _said(run: Callable[[], object], layers: Sequence[nn.Module]) -> list[Feature]:
+    """Return what `layers` say while `run` runs, which is ended as soon as all of them have."""
     said: dict[nn.Module, Tensor] = {}
 
     def keep(layer: nn.Module, given: object, output: Tensor) -> None:
@@ -61,8 +91,8 @@ def features(
 
     handles = [layer.register_forward_hook(keep) for layer in set(layers)]
     try:
-        model.predict(z_t, t, condition)
-        raise ValueError(f"{len(said)} of {len(set(layers))} layers ran: the others are not the denoiser's")
+        run()
+        raise ValueError(f"{len(said)} of {len(set(layers))} layers ran: the others are not the network's")
     except _EnoughError:
         return [said[layer] for layer in layers]
     finally:

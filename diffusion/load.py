@@ -30,6 +30,7 @@ __all__ = [
     "MissingWeightsError",
     "UnknownModelError",
     "available",
+    "fetch",
     "fingerprint",
     "load",
     "resolve_auto",
@@ -87,6 +88,14 @@ def _file(path: Path, dtype: torch.dtype | None, denoiser: bool, offline: bool) 
     from diffusion.single_file import read_file
 
     return read_file(path, dtype=dtype, denoiser=denoiser, offline=offline)
+
+
+def fetch(name: str, *, denoiser: bool = True, offline: bool = False) -> Path:
+    """Return the folder of an alias or hub id, downloading its files where they are not here.
+
+    Raises UnknownModelError and MissingWeightsError, as `load` does.
+    """
+    return _locate(name, None, offline, denoiser)[0]
 
 
 def available(name: str, *, denoiser: bool = True) -> bool:

@@ -252,14 +252,21 @@ class DiffusionModel(nn.Module, ABC):
         """Do nothing on a frozen model, however often a surrounding module is switched to training."""
         return super().train(mode and not self._frozen)
 
+    def twin(self, *shared: Tensor) -> Self:
+        """Return a model with a denoiser of its own that has `shared` in common with this one's.
+
+        Everything beside the denoiser is shared.
+        """
+        others = [module for module in self.children() if module is not self.denoiser]
+        return copy.deepcopy(self, {id(each): each for each in [*others, self.schedule, *shared]})
+
     def trainable_copy(self) -> Self:
         """Return a model with a trainable copy of the denoiser, in training mode.
 
         Everything else is shared and stays frozen. The copy keeps its precision: before training one in
         half precision, call `.denoiser.float()`.
         """
-        shared = [module for module in self.children() if module is not self.denoiser]
-        twin = copy.deepcopy(self, {id(module): module for module in [*shared, self.schedule]})
+        twin = self.twin()
         twin._frozen = False
         twin.denoiser.requires_grad_(True).train()
         return twin

@@ -191,14 +191,14 @@ def edit(
     """Edit images by noising them part of the way and denoising them towards a condition.
 
     SDEdit (Meng et al., 2022, arXiv 2108.01073), known as img2img: `int(steps * strength)` steps of DDIM
-    are run.
+    are run. A single image is edited once with each of several generators.
 
     Raises ValueError if that is not between 1 and `steps`.
     """
     run = int(steps * strength)
     if not 1 <= run <= steps:
         raise ValueError(f"strength {strength} of {steps} steps leaves {run} to run; expected 1 to {steps}")
-    z = model.encode(images)
+    z = _for_each(generator, model.encode(images))
     timesteps = model.schedule.timesteps(steps, size=(z.shape[-2], z.shape[-1]))[steps - run :]
     z_t = noised(model.schedule, z, draw(z, generator) if noise is None else noise, timesteps[0])
     return model.decode(
@@ -222,12 +222,12 @@ def inpaint(
 
     An inpainting model sees the rest of the image at each step. With any other model the rest is put back
     after each step, noised to that step's level (blended latent diffusion, Avrahami et al., 2023, arXiv
-    2206.02779).
+    2206.02779). A single image is repainted once with each of several generators.
     """
     if model.inpaints:
         condition = model.inpainting(condition or Condition(), images, mask)
         unconditional = replace(unconditional or Condition(), concat=condition.concat)
-    z = model.encode(images)
+    z = _for_each(generator, model.encode(images))
     noise = draw(z, generator) if noise is None else noise
     hole = nn.functional.interpolate((mask >= 0.5).to(z.dtype), size=z.shape[-2:])
     timesteps = model.schedule.timesteps(steps, size=(z.shape[-2], z.shape[-1]))
@@ -316,3 +316,8 @@ def draw(like: Latents, generator: Generators = None) -> Latents:
         return torch.cat([draw(one[None], own) for one, own in zip(like, generator, strict=True)])
     device = like.device if generator is None else generator.device
     return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def _for_each(generator: Generators, z: Latents) -> Latents:
+    """Return `z`; that of a single image as often as there are generators."""
+    return z.expand(len(generator), -1, -1, -1) if isinstance(generator, Sequence) and len(z) == 1 else z

@@ -1,6 +1,8 @@
 """`python -m experiments fit --config experiments/configs/….yaml`: one Lightning run from one YAML file.
 
-`python -m experiments evaluate …` judges a defence, see `experiments.evaluate`.
+`python -m experiments evaluate …` judges a defence, see `experiments.evaluate`;
+`python -m experiments protect-benchmark …` protections, see `experiments.protect_benchmark`;
+`python -m experiments personalisation …` what a thief learns, see `experiments.personalisation`.
 """
 
 import sys
@@ -18,6 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from experiments.evaluate import main as evaluate
 
         sys.exit(evaluate(given[1:]))
+    if given[:1] == ["protect-benchmark"]:
+        from experiments.protect_benchmark import main as benchmark
+
+        sys.exit(benchmark(given[1:]))
+    if given[:1] == ["personalisation"]:
+        from experiments.personalisation import main as personalisation
+
+        sys.exit(personalisation(given[1:]))
     LightningCLI(save_config_kwargs={"overwrite": True}, seed_everything_default=0, args=given)
 
 

@@ -74,11 +74,16 @@ class TilePlan:
         return torch.outer(self.rows[row].weights, self.columns[column].weights)
 
 
-def plan_tiles(height: int, width: int, *, size: int, overlap: int, multiple: int = 1) -> TilePlan:
+def plan_tiles(
+    height: int, width: int, *, size: int, overlap: int, multiple: int = 1, grid: int = 1
+) -> TilePlan:
     """Cover a picture with square tiles that overlap by `overlap` pixels or more.
 
     The last tile of an axis is shifted inwards to end at the edge; an axis shorter than `size` has one tile
     of its own length, which `pad_to_multiple` prepares for a model. Tiles fade by a raised cosine.
+
+    With a `grid` every tile starts at a multiple of it, such as a block of JPEG; the last of an axis is then
+    up to `grid` - 1 pixels shorter than the others.
 
     Args:
         height: rows of the picture.
@@ -86,9 +91,11 @@ def plan_tiles(height: int, width: int, *, size: int, overlap: int, multiple: in
         size: side of a tile in pixels, a multiple of `multiple`.
         overlap: pixels shared by neighbours, at most half of `size`.
         multiple: what the model needs the sides of its images to be a multiple of.
+        grid: what tiles start at multiples of; divides `size` and `overlap`.
 
     Raises:
-        ValueError: a side is not positive, `size` is no multiple, or `overlap` is out of range.
+        ValueError: a side is not positive, `size` is no multiple, `overlap` is out of range, or `grid` does
+            not divide both.
     """
     if min(height, width) < 1:
         raise ValueError(f"a picture to be tiled has positive sides, got {height} x {width}")
@@ -96,19 +103,25 @@ def plan_tiles(height: int, width: int, *, size: int, overlap: int, multiple: in
         raise ValueError(f"the tile size must be a positive multiple of {multiple}, got {size}")
     if not 0 <= overlap <= size // 2:
         raise ValueError(f"the overlap must lie between 0 and half of the tile size {size}, got {overlap}")
-    return TilePlan(_spans(height, size, overlap), _spans(width, size, overlap))
+    if size % grid or overlap % grid:
+        raise ValueError(f"the grid must divide the tile size {size} and the overlap {overlap}, got {grid}")
+    return TilePlan(_spans(height, size, overlap, grid), _spans(width, size, overlap, grid))
 
 
-def _spans(length: int, size: int, overlap: int) -> tuple[Span, ...]:
+def _spans(length: int, size: int, overlap: int, grid: int) -> tuple[Span, ...]:
     size = min(size, length)
-    starts = [*range(0, length - size, max(size - overlap, 1)), length - size]
-    windows = [_window(start, size, length, overlap) for start in starts]
+    last = math.ceil((length - size) / grid) * grid
+    starts = [*range(0, length - size, max(size - overlap, 1)), last]
+    stops = [min(start + size, length) for start in starts]
+    windows = [
+        _window(start, stop - start, length, overlap) for start, stop in zip(starts, stops, strict=True)
+    ]
     total = torch.zeros(length, dtype=torch.float64)
-    for start, window in zip(starts, windows, strict=True):
-        total[start : start + size] += window
+    for start, stop, window in zip(starts, stops, windows, strict=True):
+        total[start:stop] += window
     return tuple(
-        Span(start, start + size, (window / total[start : start + size]).float())
-        for start, window in zip(starts, windows, strict=True)
+        Span(start, stop, (window / total[start:stop]).float())
+        for start, stop, window in zip(starts, stops, windows, strict=True)
     )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from imaging.blocks import dct, from_blocks, inverse_dct, to_blocks
 from imaging.picture import Images
 from imaging.tiles import Planes, crop_padding
 
@@ -52,7 +53,7 @@ def jpeg(images: Images, quality: Quality, *, subsampling: Subsampling = "4:2:0"
     """
     if subsampling not in ("4:4:4", "4:2:0"):
         raise ValueError(f"subsampling must be '4:4:4' or '4:2:0', got {subsampling!r}")
-    luma_table, chroma_table = _quality_tables(quality, images)
+    luma_table, chroma_table = quantisation_steps(quality, images)
     ycc = _mix(_round(images * 255), _TO_YCC) + _chroma_offset(images)
     ycc = _straight_through(ycc, (ycc - 0.5 - _TIE).ceil())
     luma, chroma = ycc[:, :1], ycc[:, 1:]
@@ -86,8 +87,11 @@ def _chroma_offset(images: Images) -> Tensor:
     return images.new_tensor((0.0, 128.0, 128.0)).view(1, 3, 1, 1)
 
 
-def _quality_tables(quality: Quality, images: Images) -> tuple[Tensor, Tensor]:
-    """Return the luma and chroma quantisation tables [batch or 1, 1, 1, 1, 8, 8]."""
+def quantisation_steps(quality: Quality, images: Images) -> tuple[Tensor, Tensor]:
+    """Return libjpeg's steps for luma and chroma, in 1/255, by frequency: [batch or 1, 1, 1, 1, 8, 8].
+
+    `quality` is as in `jpeg`; place and dtype are those of `images`.
+    """
     quality = torch.as_tensor(quality, dtype=images.dtype, device=images.device).view(-1, 1, 1, 1, 1, 1)
     if not bool(((quality >= 1) & (quality <= 100)).all()):
         raise ValueError("JPEG quality must lie between 1 and 100")
@@ -102,22 +106,9 @@ def _quality_tables(quality: Quality, images: Images) -> tuple[Tensor, Tensor]:
 def _code_blocks(planes: Planes, table: Tensor) -> Planes:
     """Transform, quantise and restore 8 x 8 blocks of planes with values in [0, 255]."""
     height, width = planes.shape[-2:]
-    padded = F.pad(planes - 128, (0, -width % 8, 0, -height % 8), mode="replicate")
-    blocks = padded.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)  # [n, c, rows, columns, 8, 8]
-    cosines = _cosines(planes)
-    eighths = _round(cosines @ blocks @ cosines.T * 8) / 8  # libjpeg's integer transform resolves no more
-    coefficients = _round_away(eighths / table) * table
-    restored = cosines.T @ coefficients @ cosines
-    joined = restored.transpose(3, 4).flatten(4, 5).flatten(2, 3)
-    return crop_padding(_round(joined + 128).clamp(0, 255), height, width)
-
-
-def _cosines(like: Tensor) -> Tensor:
-    # The orthonormal DCT-II matrix: one frequency in each row.
-    frequency, position = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
-    matrix = torch.cos((2 * position + 1) * frequency * math.pi / 16) / 2
-    matrix[0] /= math.sqrt(2)
-    return matrix.to(like)
+    eighths = _round(dct(to_blocks(planes - 128)) * 8) / 8  # libjpeg's integer transform resolves no more
+    restored = inverse_dct(_round_away(eighths / table) * table)
+    return from_blocks(_round(restored + 128).clamp(0, 255), height, width)
 
 
 def _halve(planes: Planes) -> Resized:

@@ -16,23 +16,44 @@ if TYPE_CHECKING:
     from imaging.batch.discover import PlanError, plan
     from protect.batch import Recipe, Record, run
     from protect.method import ProtectionMethod
+    from protect.methods.ace import Ace
     from protect.methods.advdm import AdvDM
+    from protect.methods.antidreambooth import ASPL, FSMG
+    from protect.methods.atkpdm import AtkPDM
+    from protect.methods.dct import DctLattice
+    from protect.methods.diffusionguard import DiffusionGuard
+    from protect.methods.encoder_shift import EncoderShift
+    from protect.methods.hspace import HSpace, HSpaceKV
+    from protect.methods.instant import Instant
     from protect.methods.mist import Mist
     from protect.methods.photoguard import PhotoGuard
+    from protect.methods.photoguard_diffusion import PhotoGuardDiffusion
     from protect.methods.sds import SDS, SDST
     from protect.picture import NothingToProtectError, protect_image
+    from protect.pictures import protect_images
     from protect.verify import EditChange, Measurement, edit_change, measure
 
 __all__ = [
+    "ASPL",
+    "FSMG",
     "METHODS",
     "SDS",
     "SDST",
+    "Ace",
     "AdvDM",
+    "AtkPDM",
+    "DctLattice",
+    "DiffusionGuard",
     "EditChange",
+    "EncoderShift",
+    "HSpace",
+    "HSpaceKV",
+    "Instant",
     "Measurement",
     "Mist",
     "NothingToProtectError",
     "PhotoGuard",
+    "PhotoGuardDiffusion",
     "PlanError",
     "ProtectionMethod",
     "Recipe",
@@ -43,6 +64,7 @@ __all__ = [
     "measure",
     "plan",
     "protect_image",
+    "protect_images",
     "run",
 ]
 
@@ -58,6 +80,7 @@ _HOMES = {
     "measure": "protect.verify",
     "plan": "imaging.batch.discover",
     "protect_image": "protect.picture",
+    "protect_images": "protect.pictures",
     "run": "protect.batch",
 } | {entry.path.partition(":")[2]: entry.path.partition(":")[0] for entry in METHODS.values()}
 

@@ -5,22 +5,27 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from diffusion.choice import Precision
-from diffusion.model import DiffusionModel
 from imaging.batch.discover import Job, Plan
 from imaging.batch.mark import marked
 from imaging.batch.memory import PeakMemory
 from imaging.batch.runner import Status, work_through
 from imaging.io import read
+from imaging.picture import Picture
+from protect.collective import CollectiveMethod
+from protect.ensemble import Models, members
 from protect.method import ProtectionMethod
 from protect.picture import Where, protect_image
 from protect.promise import Promise
 from protect.saving import save
+from protect.together import Together
 
-Surrogate = Callable[[], DiffusionModel]
+Surrogate = Callable[[], Models]
 FileProgress = Callable[[Job, float], object]
+Make = Callable[[Job, Models], tuple[Picture, Picture]]
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,15 @@ class Recipe:
     """The method's name in the table."""
     method: ProtectionMethod
     model: str
-    """The surrogate's name for people."""
+    """The surrogate's name for people; of several, with "+" between them."""
     promise: Promise
     """What that is worth."""
     seed: int = 0
     mask: Where | None = None
     mask_digest: str | None = None
     """Hash of the mask's file."""
+    reason: str = ""
+    """Why this surrogate, where nobody named one."""
     model_identity: str | None = None
     """A name that changes with the surrogate's weights; `model` by default."""
     precision: Precision = "auto"
@@ -69,6 +76,10 @@ class Record:
     psnr: float | None = None
     ssim: float | None = None
     steps: int = 0
+    survive: tuple[str, ...] = ()
+    """Handling that the method expected."""
+    shape: str = "none"
+    """How the change was made to be seen less."""
     seed: int = 0
     seconds: float = 0.0
     peak_memory_mb: float | None = None
@@ -98,23 +109,32 @@ def run(
     An output that bears the mark of this very input and recipe is skipped. Another file in its place is
     never replaced unless `overwrite` says so. Interrupted at any point, a run leaves whole outputs or none.
 
+    A collective method takes the pictures of the plan as one set, which are then all in memory; a result is
+    skipped if the whole set is what it was.
+
     Args:
         plan: from `imaging.batch.discover.plan`.
         recipe: method, model, seed and mask.
-        surrogate: returns the loaded model; called when the first picture needs it, and its errors end the
-            run.
+        surrogate: returns the loaded model or models; called when the first picture needs them, and its
+            errors end the run.
         overwrite: replace outputs that exist.
         progress: called with a job and the share of it that is done.
         failed: called with the exception behind a failed record, for those who want its traceback.
+
+    Raises OnePictureError if a collective method is given a single picture.
     """
-    shown = progress or _ignore
+    settings, make = recipe.settings(), partial(_alone, recipe=recipe, progress=progress or _ignore)
+    if isinstance(recipe.method, CollectiveMethod):
+        together = Together(plan, recipe.method, recipe.mask)
+        settings |= together.settings()
+        make = partial(
+            together.make, seed=recipe.seed, precision=recipe.precision, progress=progress or _ignore
+        )
 
     def work(job: Job, mark: str) -> dict[str, Any]:
-        return _protect(job, mark, recipe, surrogate(), overwrite=overwrite, progress=shown)
+        return _protect(job, mark, recipe.method.eps, surrogate(), make, overwrite=overwrite)
 
-    for one in work_through(
-        plan, recipe.settings(), work, prepare=surrogate, overwrite=overwrite, failed=failed
-    ):
+    for one in work_through(plan, settings, work, prepare=surrogate, overwrite=overwrite, failed=failed):
         yield Record(
             input=one.input,
             output=one.output,
@@ -124,6 +144,8 @@ def run(
             model=recipe.model,
             eps=round(recipe.method.eps * 255, 6),
             steps=recipe.method.steps,
+            survive=recipe.method.survive,
+            shape=recipe.method.shape,
             seed=recipe.seed,
             seconds=one.seconds,
             against=recipe.promise.against,
@@ -136,11 +158,9 @@ def _ignore(*_: object) -> None:
     """Stand in for a callback that nobody gave."""
 
 
-def _protect(
-    job: Job, mark: str, recipe: Recipe, model: DiffusionModel, *, overwrite: bool, progress: FileProgress
-) -> dict[str, Any]:
-    """Make and write one result; what was measured of it, as fields of `Record`."""
-    peak, picture = PeakMemory(model.device), read(job.input)
+def _alone(job: Job, model: Models, *, recipe: Recipe, progress: FileProgress) -> tuple[Picture, Picture]:
+    """One picture, and what becomes of it whatever else the run holds."""
+    picture = read(job.input)
     protected = protect_image(
         picture,
         recipe.method,
@@ -150,8 +170,17 @@ def _protect(
         precision=recipe.precision,
         callback=lambda share: progress(job, share),
     )
+    return picture, protected
+
+
+def _protect(
+    job: Job, mark: str, eps: float, model: Models, make: Make, *, overwrite: bool
+) -> dict[str, Any]:
+    """Make and write one result; what was measured of it, as fields of `Record`."""
+    peak = PeakMemory(members(model)[0].device)
+    picture, protected = make(job, model)
     written = marked(protected, mark, job.output)
-    measured, notes = save(picture, written, job.output, eps=recipe.method.eps, overwrite=overwrite)
+    measured, notes = save(picture, written, job.output, eps=eps, overwrite=overwrite)
     return {
         "linf": round(measured.linf, 4),
         "psnr": round(measured.psnr, 3),

@@ -3,8 +3,10 @@
 Nothing heavy is imported at module level, so that `protect --help` answers at once.
 """
 
+import sys
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -28,11 +30,26 @@ def main() -> NoReturn:
     raise AssertionError("a command in standalone mode exits by itself")
 
 
+class _ProtectOrVerify(terminal.OneLineCommand):
+    """The command; with `--verify` among the arguments another one, which has a page of help of its own."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        given = sys.argv[1:] if args is None else list(args)
+        if "--verify" not in given:
+            return super().main(given, *rest, **extra)
+        from protect.verify_cli import app as verify
+
+        given.remove("--verify")
+        extra["prog_name"] = f"{extra.get('prog_name') or 'protect'} --verify"
+        return typer.main.get_command(verify).main(given, *rest, **extra)
+
+
 @app.command(
-    cls=terminal.OneLineCommand,
+    cls=_ProtectOrVerify,
     context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
     epilog="A method's own options follow the same way, such as --prompt 'an oil painting' --step-size 0.5;"
-    " --method NAME --options lists them.",
+    " --method NAME --options lists them. What a protection is worth: protect --verify ORIGINAL PROTECTED,"
+    " see protect --verify --help.",
 )
 def protect(
     context: typer.Context,
@@ -49,7 +66,10 @@ def protect(
     steps: Annotated[int | None, typer.Option(help="Number of steps; 100 for most methods.")] = None,
     model: Annotated[
         str,
-        typer.Option(metavar="NAME|PATH", help="Model to protect against: auto, builtin, sd15, a folder."),
+        typer.Option(
+            metavar="NAME|PATH[,…]",
+            help="What to protect against: auto, builtin, sd15, tiny, a folder; several together: sd15,sdxl.",
+        ),
     ] = "auto",
     mask: Annotated[
         str | None, typer.Option(metavar="FILE", help="Picture of the same size, white where to protect.")
@@ -88,19 +108,31 @@ def protect(
         chosen, paths = _method(method, inputs or [], flags, eps=eps, strength=strength, steps=steps)
         if list_options:
             return _print_options(method, chosen)
-        from diffusion.choice import choose
         from protect import session
-        from protect.surrogate import load_for
+        from protect.ensemble import repeated_encoders
+        from protect.surrogate import choose_for, load_for
 
         plan = session.prepare(paths, out=out, recursive=recursive, report=report, sheet=sheet)
-        choice = choose(model, inpainting=chosen.needs_inpainting)
-        recipe = session.recipe_for(method, chosen, choice, mask=mask, seed=seed, precision=precision)
+        surrogates = choose_for(chosen, model, offline=offline)
+        recipe = session.recipe_for(method, chosen, surrogates, mask=mask, seed=seed, precision=precision)
 
         @cache
         def surrogate():
-            return load_for(
-                chosen, choice, device=device, precision=precision, offline=offline, whole=bool(sheet)
-            )
+            # A sheet shows the edits of the first alone.
+            models = [
+                load_for(
+                    chosen,
+                    choice,
+                    device=device,
+                    precision=precision,
+                    offline=offline,
+                    whole=bool(sheet) and not place,
+                )
+                for place, choice in enumerate(surrogates.members)
+            ]
+            for note in repeated_encoders(chosen.surrogates(models)):
+                screen.say(f"note: {note}")
+            return models
 
         with terminal.Terminal(len(plan.jobs) + len(plan.problems), quiet) as screen:
             return session.work(

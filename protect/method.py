@@ -3,7 +3,7 @@ run."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,14 +11,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attacks import Objective, autocast, pgd
+from attacks import Objective, autocast, mean_of
 from attacks.ball import Ball, Images, Linf, Losses
 from diffusion.model import DiffusionModel
 from imaging.tiles import crop_padding, pad_to_multiple
+from protect.ensemble import Models, common_multiple, members
+from protect.generator import Origin
+from protect.shaping import Shape, Shaping, ascend, check_shape, shaping
+from protect.survival import Handling, check_handling, lasting
 from protect.targets import texture
 
 Mask = Float[Tensor, "batch_or_1 1 height width"]
 Progress = Callable[[int, Images, Losses], bool | None]
+
+
+def networks_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Run networks in `precision` under autocast; float32 leaves them as they are."""
+    return torch.autocast(device.type, precision) if precision != torch.float32 else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,12 @@ class ProtectionMethod(ABC):
     """Caption under which the model sees the picture; a thief's will differ."""
     random_start: bool = False
     """Begin at a random point of the ball instead of at the picture."""
+    survive: tuple[Handling, ...] = ()
+    """Handling to last through: each step sees the picture after a random draw of it. It costs some strength
+    where nothing is done to the picture."""
+    shape: Shape = "none"
+    """How the change is made to be seen less: alike in all colours, less where the picture is flat, or
+    blurred."""
 
     def __post_init__(self) -> None:
         if not 0 < self.eps <= 64 / 255:
@@ -50,6 +65,8 @@ class ProtectionMethod(ABC):
             raise ValueError(f"steps must be at least 1; got {self.steps}")
         if self.step_size <= 0:
             raise ValueError(f"step size must be above 0; got {self.step_size * 255:g}")
+        check_handling(self.survive)
+        check_shape(self.shape)
 
     @property
     def needs_denoiser(self) -> bool:
@@ -67,9 +84,22 @@ class ProtectionMethod(ABC):
         return False
 
     @property
+    def origin(self) -> Origin | None:
+        """Where the network comes from that the method runs in the place of a model; None for all others."""
+        return None
+
+    @property
     def ball(self) -> Ball:
         """The set of perturbations that are allowed."""
         return Linf(self.eps)
+
+    def shaping(self, images: Images) -> Shaping | None:
+        """What makes a perturbation of `images` of a free one in the ball; None where it is the free one."""
+        return shaping(self.shape, images, self.eps)
+
+    def settle(self, delta: Images, images: Images) -> Images:
+        """What becomes of a perturbation that is blended of those of tiles; as a rule it stays as it is."""
+        return delta
 
     def check(self, model: DiffusionModel) -> None:
         """Raise ValueError if `model` lacks what the method needs."""
@@ -84,6 +114,19 @@ class ProtectionMethod(ABC):
                 f"{model.name} is not made for inpainting, as {name} needs it;"
                 " take sd15-inpainting, or builtin-inpainting to try it"
             )
+
+    def surrogates(self, models: Models) -> tuple[DiffusionModel, ...]:
+        """Return the surrogates one by one.
+
+        Raises ValueError if one of them lacks what the method needs, they do not go together, or the method
+        takes only one.
+        """
+        found = members(models)
+        for model in found:
+            self.check(model)
+        if len(found) > 1 and type(self).protect is not ProtectionMethod.protect:
+            raise ValueError(f"{type(self).__name__} takes one model, not {len(found)} together")
+        return found
 
     @abstractmethod
     def objective(
@@ -107,7 +150,7 @@ class ProtectionMethod(ABC):
     def protect(
         self,
         images: Images,
-        model: DiffusionModel,
+        model: Models,
         *,
         mask: Mask | None = None,
         target: Images | None = None,
@@ -119,7 +162,8 @@ class ProtectionMethod(ABC):
 
         Args:
             images: float [batch, 3, height, width] in [0,1], of any size; padded to the model's multiple.
-            model: the surrogate, frozen, on the device of `images`.
+            model: the surrogate, frozen, on the device of `images`. Of several, each step follows the mean
+                gradient, each first scaled to one magnitude; one member's graph is alive at a time.
             mask: 1 where pixels may change, 0 where they stay bit for bit.
             target: the picture that targeted methods pull towards, same size; a generated texture by default.
             generator: randomness of time steps, noise and start. One draw serves the whole batch, so that the
@@ -132,25 +176,64 @@ class ProtectionMethod(ABC):
             same bound.
 
         Raises:
-            ValueError: when the model lacks what the method needs (see `check`), or a mask is missing.
+            ValueError: when a model lacks what the method needs, several do not go together (see
+                `surrogates`), or a mask is missing.
             attacks.NonFiniteError: when the surrogate overflows in `precision`.
         """
-        self.check(model)
+        return self.ascend_from(
+            None,
+            images,
+            model,
+            mask=mask,
+            target=target,
+            generator=generator,
+            precision=precision,
+            callback=callback,
+        )
+
+    def ascend_from(
+        self,
+        start: Images | None,
+        images: Images,
+        model: Models,
+        *,
+        mask: Mask | None = None,
+        target: Images | None = None,
+        generator: torch.Generator | None = None,
+        precision: torch.dtype = torch.float32,
+        callback: Progress | None = None,
+    ) -> Images:
+        """Do the work of `protect`, on from what an earlier call made of `images` where `start` is given.
+
+        Raises ValueError if a start comes with a `shape`, and what `protect` raises.
+        """
+        surrogates = self.surrogates(model)
         if self.needs_mask and mask is None:
             raise ValueError(f"{type(self).__name__} needs a mask: 1, or white, on what is to be protected")
         size = images.shape[-2:]
         if target is None:
             target = texture(*size).to(images).expand_as(images[:1])
-        padded, target = pad_to_multiple(images, model.multiple), pad_to_multiple(target, model.multiple)
-        mask = None if mask is None else pad_to_multiple(mask, model.multiple)
-        with torch.autocast(images.device.type, precision) if precision != torch.float32 else nullcontext():
-            objective = self.objective(model, padded, target=target, mask=mask, generator=generator)
-        perturbed = pgd(
-            objective if precision == torch.float32 else autocast(objective, precision),
+        multiple = common_multiple(surrogates)
+        padded, target = pad_to_multiple(images, multiple), pad_to_multiple(target, multiple)
+        mask = None if mask is None else pad_to_multiple(mask, multiple)
+        with networks_in(precision, images.device):
+            objectives = [
+                self.objective(each, padded, target=target, mask=mask, generator=generator)
+                for each in surrogates
+            ]
+        objective = objectives[0] if len(objectives) == 1 else mean_of(objectives)
+        objective = objective if precision == torch.float32 else autocast(objective, precision)
+        shape = self.shaping(padded)
+        if start is not None and shape is not None:
+            raise ValueError(f"what shape {self.shape} has made cannot be gone on from: take shape none")
+        perturbed = ascend(
+            lasting(objective, self.survive, generator),
             padded,
             self.ball,
+            shape,
             steps=self.steps,
             step_size=self.schedule,
+            start=None if start is None else pad_to_multiple(start, multiple),
             random_start=self.random_start,
             mask=mask,
             generator=generator,

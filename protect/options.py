@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 if TYPE_CHECKING:
     from protect.method import ProtectionMethod
 
-_LEVELS = frozenset({"eps", "step_size"})
+_LEVELS = frozenset({"eps", "step_size", "rms"})
 """Fields that are fractions of the full range in Python, and levels of a byte for people."""
 
 _WORDS = {
@@ -76,6 +76,8 @@ class Option:
         """Write a value of the field the way a person would type it."""
         if self.unit != 1 and value is not None:
             value = value * self.unit
+        if isinstance(value, tuple):
+            return ",".join(map(str, value)) or "none"
         return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -148,7 +150,8 @@ def _parse(text: str, kind: Any) -> Any:
         inner = [argument for argument in arguments if argument is not types.NoneType]
         return None if text.lower() == "none" else _parse(text, inner[0])
     if origin is tuple:
-        return tuple(_parse(part.strip(), arguments[0]) for part in text.split(","))
+        parts = [] if text.lower() == "none" else text.split(",")
+        return tuple(_parse(part.strip(), arguments[0]) for part in parts)
     if kind is bool:
         return _word(text.lower(), _WORDS)
     if kind is float:

@@ -8,41 +8,47 @@ and no seam is left.
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, TypeGuard, cast, overload
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from diffusion.choice import Device, Precision, choose, network_precision
+from diffusion.choice import Device, Precision, network_precision
 from diffusion.model import DiffusionModel
 from imaging.io import read
 from imaging.picture import Images, Picture
 from imaging.quantize import quantize
-from imaging.tiles import Box, TilePlan, plan_tiles
+from imaging.tiles import Box, TilePlan
+from protect.collective import CollectiveMethod, OnePictureError, one_picture
+from protect.ensemble import Models
+from protect.frames import (
+    NothingToProtectError,
+    Where,
+    allowed_in,
+    check_budget,
+    check_changed,
+    check_mask_size,
+    check_picture,
+    crop,
+    round_into,
+)
 from protect.method import ProtectionMethod
 from protect.methods import create
-from protect.surrogate import load_for
+from protect.surrogate import Names, choose_for, load_for
 from protect.targets import texture
+from protect.tiling import tiles_for
 
-Where = Bool[Tensor, "batch_or_1 1 height width"]
 Masks = Float[Tensor, "batch_or_1 1 height width"]
 Progress = Callable[[float], object]
 MaskLike = str | os.PathLike[str] | Picture | Masks | Where
-
-_BAND = 256
-"""Rows that are rounded at a time, so that a large picture is never a float as a whole twice."""
-
-
-class NothingToProtectError(ValueError):
-    """A mask or transparency that leaves no pixel to change, or a perturbation that rounds to none."""
 
 
 @overload
 def protect_image(
     image: str | os.PathLike[str] | Picture,
     method: str | ProtectionMethod = ...,
-    model: str | DiffusionModel = ...,
+    model: Names | Models = ...,
     *,
     mask: MaskLike | None = ...,
     seed: int = ...,
@@ -55,7 +61,7 @@ def protect_image(
 def protect_image(
     image: Images,
     method: str | ProtectionMethod = ...,
-    model: str | DiffusionModel = ...,
+    model: Names | Models = ...,
     *,
     mask: MaskLike | None = ...,
     seed: int = ...,
@@ -67,7 +73,7 @@ def protect_image(
 def protect_image(
     image: str | os.PathLike[str] | Picture | Images,
     method: str | ProtectionMethod = "mist",
-    model: str | DiffusionModel = "auto",
+    model: Names | Models = "auto",
     *,
     mask: MaskLike | None = None,
     seed: int = 0,
@@ -84,7 +90,8 @@ def protect_image(
         image: the path of a picture, a picture, or float images [batch, 3, height, width] in [0,1],
             multiples of 1/255 as in a file of 8 bits; others end up to half a level beyond `eps`.
         method: a name from `protect.methods.METHODS`, or a method such as `Mist(steps=40)`.
-        model: what `diffusion.load` accepts, or a model, which is used where it is.
+        model: what `diffusion.load` accepts, or a model, which is used where it is; several to protect
+            against together are a list, or names with commas between. See `protect.surrogate.choose_for`.
         mask: white (1, or above a half) where pixels may change: a path, a picture or a tensor of the
             image's size.
         seed: decides every draw; a tile's or frame's draws do not depend on its neighbours.
@@ -103,23 +110,35 @@ def protect_image(
         protect.methods.UnknownMethodError, diffusion.known.UnknownModelError: with the nearest name.
         diffusion.known.MissingWeightsError: the model is not on this computer.
         NothingToProtectError: no pixel may change, or none did.
-        ValueError: a setting out of range, a mask of another size, or a method that needs a denoiser the
-            model lacks.
+        ValueError: a setting out of range, a method that takes several pictures together, a mask of another
+            size, none or one that is white everywhere for a method that needs one, a method that needs a
+            denoiser the model lacks, or models that do not go together.
         TypeError: a setting that the method does not have.
         attacks.NonFiniteError: the model overflowed.
     """
     method = create(method, **settings) if isinstance(method, str) else replace(method, **settings)
+    if isinstance(method, CollectiveMethod):
+        raise OnePictureError(f"{one_picture(method)}, with protect_images")
     if isinstance(image, (str, os.PathLike)):
         image = read(image)
-    if isinstance(model, str):
-        choice = choose(model, inpainting=method.needs_inpainting)
-        model = load_for(method, choice, device=device, precision=precision)
     where = None if mask is None else read_mask(mask)
-    work = _Work(method, model, seed, network_precision(precision, model.device))
+    check_mask(method, where)
+    surrogates = surrogates_for(method, model, device=device, precision=precision)
+    work = _Work(method, surrogates, seed, network_precision(precision, surrogates[0].device))
     progress = callback or (lambda share: None)
     if isinstance(image, Picture):
         return _protect_picture(image, work, where, progress)
     return _protect_images(image, work, where, progress)
+
+
+def surrogates_for(
+    method: ProtectionMethod, model: Names | Models, *, device: Device, precision: Precision
+) -> tuple[DiffusionModel, ...]:
+    """Return the surrogates that a method is given, loaded if they are named; raises as `protect_image`."""
+    if _named(model):
+        chosen = choose_for(method, model).members
+        model = [load_for(method, choice, device=device, precision=precision) for choice in chosen]
+    return method.surrogates(cast(Models, model))
 
 
 def read_mask(mask: MaskLike) -> Where:
@@ -142,20 +161,41 @@ def read_mask(mask: MaskLike) -> Where:
     return where
 
 
+def check_mask(method: ProtectionMethod, where: Where | None) -> None:
+    """Raise ValueError if the method needs a mask and there is none, or one that leaves nothing outside."""
+    if not method.needs_mask:
+        return
+    name = type(method).__name__
+    if where is None:
+        raise ValueError(
+            f"{name} needs a mask, a picture of the same size: white on what to protect,"
+            " black on what a thief would repaint"
+        )
+    if where.all():
+        raise ValueError(
+            f"the mask is white everywhere, and {name} guards against the repainting of the rest;"
+            " paint black what a thief would repaint"
+        )
+
+
+def _named(model: Names | Models) -> TypeGuard[Names]:
+    word = (str, os.PathLike)
+    if isinstance(model, (DiffusionModel, *word)):
+        return isinstance(model, word)
+    return all(isinstance(each, word) for each in model)
+
+
 class _Work:
     """What is the same for every tile and frame."""
 
     def __init__(
-        self, method: ProtectionMethod, model: DiffusionModel, seed: int, precision: torch.dtype
+        self,
+        method: ProtectionMethod,
+        surrogates: tuple[DiffusionModel, ...],
+        seed: int,
+        precision: torch.dtype,
     ) -> None:
-        self.method, self.model, self.seed, self.precision = method, model, seed, precision
-
-    def plan(self, height: int, width: int) -> TilePlan:
-        multiple = self.model.multiple
-        size = max(self.model.comfortable // multiple, 1) * multiple
-        return plan_tiles(
-            height, width, size=size, overlap=size // 8 // multiple * multiple, multiple=multiple
-        )
+        self.method, self.surrogates, self.seed, self.precision = method, surrogates, seed, precision
 
     def perturbation(
         self, tile: Callable[[Box], Images], where: Callable[[Box], Where], plan: TilePlan, progress: Progress
@@ -174,14 +214,14 @@ class _Work:
         return delta
 
     def _change(self, images: Images, allowed: Where, box: Box, progress: Progress) -> Images:
-        images, steps = images.to(self.model.device), self.method.steps
+        images, steps = images.to(self.surrogates[0].device), self.method.steps
 
         def step_done(step: int, perturbed: Images, losses: Tensor) -> None:
             progress(min(1.0, (step + 1) / steps))
 
         perturbed = self.method.protect(
             images,
-            self.model,
+            self.surrogates if len(self.surrogates) > 1 else self.surrogates[0],
             mask=allowed.to(images),
             target=texture(box.height, box.width, top=box.top, left=box.left).to(images),
             generator=torch.Generator().manual_seed(self.seed),
@@ -202,87 +242,42 @@ def _protect_images(images: Images, work: _Work, mask: Where | None, progress: P
         raise ValueError(f"images are float tensors [batch, 3, height, width] in [0,1]; got {got}")
     height, width = images.shape[-2:]
     allowed = torch.ones(1, 1, height, width, dtype=torch.bool) if mask is None else mask
-    _check_mask_size(allowed, height, width)
-    _check_budget(work.method.eps, 255)
+    check_mask_size(allowed, height, width)
+    check_budget(work.method.eps, 255)
     delta = work.perturbation(
-        lambda box: _crop(images, box), lambda box: _crop(allowed, box), work.plan(height, width), progress
+        lambda box: crop(images, box),
+        lambda box: crop(allowed, box),
+        tiles_for(work.surrogates, height, width),
+        progress,
     )
-    images, delta = images.detach().float(), delta.to(images.device)
+    images = images.detach().float()
+    delta = work.method.settle(delta.to(images.device), images)
     # Where nothing was to change even values between two levels stay.
     return torch.where(delta != 0, quantize(images + delta, images, work.method.eps), images)
 
 
 def _protect_picture(picture: Picture, work: _Work, mask: Where | None, progress: Progress) -> Picture:
-    _check_budget(work.method.eps, picture.levels)
-    if mask is not None:
-        _check_mask_size(mask, picture.height, picture.width)
-    plan, integers = work.plan(picture.height, picture.width), picture.integers.clone()
+    check_picture(picture, work.method.eps, mask)
+    plan = tiles_for(work.surrogates, picture.height, picture.width)
+    integers = picture.integers.clone()
     frames = [picture.frame(index) for index in range(picture.frames)]
-    if not any(_allowed(frame, mask)(_whole(picture)).any() for frame in frames):
-        raise NothingToProtectError(
-            "every pixel that may change is fully transparent; there is nothing to protect"
-        )
     for index, frame in enumerate(frames):
         if index and _same(frame, frames[index - 1]):
             integers[index] = integers[index - 1]  # equal frames and draws have equal results
             continue
         delta = work.perturbation(
             lambda box, frame=frame: frame.region(box).pixels,
-            _allowed(frame, mask),
+            allowed_in(frame, mask),
             plan,
             _part(progress, index, len(frames)),
         )
-        _round_into(integers[index], frame, delta, work.method.eps)
+        round_into(integers[index], frame, delta, work.method)
     progress(1.0)
-    if torch.equal(integers, picture.integers):
-        raise NothingToProtectError(
-            "no pixel changed by a whole level of the file; more steps or a larger step size may help"
-        )
-    return replace(picture, integers=integers)
-
-
-def _allowed(frame: Picture, mask: Where | None) -> Callable[[Box], Where]:
-    """Where a region of the frame may change: inside the mask and not fully transparent."""
-
-    def allowed(box: Box) -> Where:
-        visible = frame.region(box).visible_mask > 0
-        return visible if mask is None else visible & _crop(mask, box)
-
-    return allowed
-
-
-def _round_into(integers: Tensor, frame: Picture, delta: Images, eps: float) -> None:
-    """Write the frame plus `delta`, rounded within the bound, into its place, a band of rows at a time."""
-    for top in range(0, frame.height, _BAND):
-        box = Box(top, 0, min(top + _BAND, frame.height), frame.width)
-        original = frame.region(box).pixels
-        rounded = quantize(original + _crop(delta, box), original, eps, levels=frame.levels)
-        integers[..., box.top : box.bottom, :] = (rounded * frame.levels).round_()[0].to(integers.dtype)
+    protected = replace(picture, integers=integers)
+    check_changed(picture, protected)
+    return protected
 
 
 def _same(one: Picture, other: Picture) -> bool:
     alphas = one.alpha is None or (other.alpha is not None and torch.equal(one.alpha, other.alpha))
     return alphas and torch.equal(one.integers, other.integers)
-
-
-def _whole(picture: Picture) -> Box:
-    return Box(0, 0, picture.height, picture.width)
-
-
-def _crop(planes: Tensor, box: Box) -> Tensor:
-    return planes[..., box.top : box.bottom, box.left : box.right]
-
-
-def _check_mask_size(mask: Where, height: int, width: int) -> None:
-    if tuple(mask.shape[-2:]) != (height, width):
-        raise ValueError(
-            f"the mask is {mask.shape[-1]} x {mask.shape[-2]} px and the picture {width} x {height} px;"
-            " save the mask at the picture's size"
-        )
-
-
-def _check_budget(eps: float, levels: int) -> None:
-    if eps * levels + 1e-6 < 1:
-        raise ValueError(
-            f"eps={eps * levels:g}/{levels} is less than one level of the file, so nothing could change"
-        )

@@ -19,17 +19,22 @@ class Promise:
     """What it is not known to withstand."""
 
 
-def promise(method: str, model: str) -> Promise:
-    """Return what a method of the table, made against a model, is aimed at and what it leaves open."""
+def promise(method: str, *models: str) -> Promise:
+    """Return what a method of the table, made against one or more models, is aimed at and leaves open."""
     guards = METHODS[method.lower()].guards
-    if model in KNOWN and KNOWN[model].hub is None and KNOWN[model].kind != "pixel":
+    if all(model in KNOWN and KNOWN[model].hub is None and KNOWN[model].kind != "pixel" for model in models):
         return Promise(
             f"{guards}. The built-in model is small: it aims at the structure shared by latent autoencoders",
             "carry-over to Stable Diffusion or FLUX is not shown, and purification may remove it",
         )
-    name = Path(model).name if Path(model).exists() else model
-    reach = KNOWN[model].protects if model in KNOWN else f"what {name!r} and models with its autoencoder do"
+    reach = "; ".join(dict.fromkeys(map(_reach, models)))
+    with_which = "With this model" if len(models) == 1 else "With these models together"
     return Promise(
-        f"{guards}. With this model: {reach}",
+        f"{guards}. {with_which}: {reach}",
         "carry-over to models with another autoencoder is not shown, and purification may remove it",
     )
+
+
+def _reach(model: str) -> str:
+    name = Path(model).name if Path(model).exists() else model
+    return KNOWN[model].protects if model in KNOWN else f"what {name!r} and models with its autoencoder do"

@@ -7,7 +7,7 @@ from imaging.sheet import Row, magnified
 from imaging.tiles import Box
 from protect.batch import Recipe, Record
 from protect.promise import NO_GUARANTEE
-from protect.verify import edits
+from protect.verify import can_edit, edits
 
 HEADINGS = ("original", "protected", "change x 8", "edit of original", "edit of protected")
 
@@ -24,8 +24,9 @@ def line(record: Record) -> str:
 
 def closing(recipe: Recipe) -> list[str]:
     """Say with which model it was done, and what that is worth."""
+    model = f"{recipe.model} ({recipe.reason})" if recipe.reason else recipe.model
     return [
-        f"model: {recipe.model}. Against {recipe.promise.against}. Not: {recipe.promise.not_against}.",
+        f"model: {model}. Against {recipe.promise.against}. Not: {recipe.promise.not_against}.",
         f"{recipe.name} {NO_GUARANTEE}.",
     ]
 
@@ -38,18 +39,17 @@ def sheet_row(record: Record, model: DiffusionModel, *, prompt: str) -> Row:
     """
     assert record.output is not None
     pair = [read(path) for path in (record.input, record.output)]
-    box = _centre(pair[0], model.comfortable)
+    box = centre(pair[0], model.comfortable)
     original, protected = (picture.region(box).pixels[:1] for picture in pair)
     made = edits(model, original, protected, prompt=prompt, seed=record.seed + 1000)
     cropped = (box.height, box.width) != (pair[0].height, pair[0].width)
     caption = f"{record.input}, {pair[0].width} x {pair[0].height} px" + (", centre" if cropped else "")
     cells = (original[0], protected[0], magnified(original[0], protected[0]), *(each[0] for each in made))
-    return Row(
-        caption if model.has_denoiser else caption + " (reconstructed, not edited: no denoiser)", cells
-    )
+    return Row(caption if can_edit(model) else caption + " (reconstructed: this model does not edit)", cells)
 
 
-def _centre(picture: Picture, side: int) -> Box:
+def centre(picture: Picture, side: int) -> Box:
+    """Return the middle of a picture, with sides of `side` pixels or less."""
     height, width = min(picture.height, side), min(picture.width, side)
     top, left = (picture.height - height) // 2, (picture.width - width) // 2
     return Box(top, left, top + height, left + width)

@@ -2,11 +2,10 @@
 
 import hashlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion.choice import Choice, Precision
-from diffusion.model import DiffusionModel
+from diffusion.choice import Precision
 from imaging.batch.discover import Plan, plan
 from imaging.batch.runner import explain
 from imaging.batch.saving import check_extras
@@ -16,11 +15,13 @@ from imaging.formats import format_of
 from imaging.io import write
 from imaging.picture import Picture
 from imaging.sheet import contact_sheet
-from protect.batch import Recipe, Record, run
+from protect.batch import Recipe, Record, Surrogate, run
+from protect.ensemble import members
 from protect.method import ProtectionMethod
-from protect.picture import read_mask
+from protect.picture import check_mask, read_mask
 from protect.promise import promise
 from protect.report import HEADINGS, closing, line, sheet_row
+from protect.surrogate import Surrogates
 
 _LARGEST_SHEET = 40
 
@@ -40,21 +41,29 @@ def prepare(
 
 
 def recipe_for(
-    name: str, method: ProtectionMethod, model: Choice, *, mask: str | None, seed: int, precision: Precision
+    name: str,
+    method: ProtectionMethod,
+    model: Surrogates,
+    *,
+    mask: str | None,
+    seed: int,
+    precision: Precision,
 ) -> Recipe:
     """Put together what decides about the results.
 
-    Raises ValueError when the mask cannot be read or hides everything.
+    Raises ValueError when the mask cannot be read or hides everything, or the method lacks one that it needs.
     """
     try:
         where = None if mask is None else read_mask(mask)
+        check_mask(method, where)
     except ValueError as error:
         raise ValueError(f"--mask: {error}") from error
     return Recipe(
         name=name.lower(),
         method=method,
         model=model.label,
-        promise=promise(name, model.name),
+        promise=promise(name, *(member.name for member in model.members)),
+        reason=model.reason,
         seed=seed,
         mask=where,
         mask_digest=None if where is None else hashlib.sha256(where.numpy().tobytes()).hexdigest(),
@@ -66,7 +75,7 @@ def recipe_for(
 def work(
     plan: Plan,
     recipe: Recipe,
-    surrogate: Callable[[], DiffusionModel],
+    surrogate: Surrogate,
     screen: Screen,
     *,
     report: str | None = None,
@@ -97,14 +106,14 @@ def _draw_sheet(
     sheet: str,
     records: Sequence[Record],
     recipe: Recipe,
-    surrogate: Callable[[], DiffusionModel],
+    surrogate: Surrogate,
     screen: Screen,
 ) -> bool:
     shown = [record for record in records if record.output is not None]
     if not shown:
         return True
     try:
-        model, prompt = surrogate(), recipe.method.prompt
+        model, prompt = members(surrogate())[0], recipe.method.prompt
         rows = [sheet_row(record, model, prompt=prompt) for record in shown[:_LARGEST_SHEET]]
         Path(sheet).parent.mkdir(parents=True, exist_ok=True)
         write(Picture.from_pixels(contact_sheet(rows, HEADINGS)), sheet, overwrite=True)

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion.model import DiffusionModel
-from diffusion.samplers import edit
 from imaging import metrics, transforms
 from imaging.picture import Images, Picture
 from imaging.tiles import Box, crop_padding, pad_to_multiple
+from protect.threats.img2img import Img2Img
 
 Scores = Float[Tensor, " batch"]
 
@@ -113,9 +113,9 @@ def edits(
     steps: int = 20,
     seed: int = 0,
 ) -> Edited:
-    """Let the surrogate edit both (SDEdit, Meng et al., ICLR 2022, arXiv 2108.01073) with the same noise.
+    """Let the surrogate edit both with the same noise, see `Img2Img`, without guidance.
 
-    A model without a denoiser reconstructs them instead: encode and decode.
+    A model that cannot (see `can_edit`) reconstructs them instead: encode and decode.
 
     Args:
         model: the surrogate.
@@ -126,13 +126,15 @@ def edits(
         steps: of the sampler.
         seed: of the noise, one draw for every image.
     """
-    height, width = original.shape[-2:]
-    made = []
-    for images in (original, protected):
-        padded = pad_to_multiple(images.to(model.device), model.multiple)
-        with torch.no_grad():
-            made.append(_edit(model, padded, prompt, strength, steps, seed))
-    return Edited(*(crop_padding(images, height, width).to(original) for images in made))
+    if not can_edit(model):
+        return Edited(*(_reconstructed(model, images) for images in (original, protected)))
+    threat = Img2Img(prompt=prompt, steps=steps, guidance=1.0, strength=strength)
+    return Edited(*(threat(model, images, seed=seed) for images in (original, protected)))
+
+
+def can_edit(model: DiffusionModel) -> bool:
+    """Return whether a model edits a picture by itself: no autoencoder, nor one that wants a mask."""
+    return model.has_denoiser and Img2Img().takes(model)
 
 
 def edit_change(
@@ -160,16 +162,11 @@ def edit_change(
     return EditChange(torch.stack(dissimilarity).mean(0), torch.stack(psnr).mean(0))
 
 
-def _edit(
-    model: DiffusionModel, images: Images, prompt: str, strength: float, steps: int, seed: int
-) -> Images:
-    z = model.encode(images)
-    if not model.has_denoiser:
-        return model.decode(z)
-    # Drawn on the CPU for one image, so that neither device nor batch size changes the edit.
-    noise = torch.randn((1, *z.shape[1:]), generator=torch.Generator().manual_seed(seed))
-    condition = model.condition([prompt])
-    return edit(model, images, condition, strength=strength, steps=steps, noise=noise.to(z).expand_as(z))
+@torch.no_grad()
+def _reconstructed(model: DiffusionModel, images: Images) -> Images:
+    height, width = images.shape[-2:]
+    padded = pad_to_multiple(images.to(model.device), model.multiple)
+    return crop_padding(model.decode(model.encode(padded)), height, width).to(images)
 
 
 def _windows(height: int, width: int) -> Iterator[tuple[Box, Box]]:

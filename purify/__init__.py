@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from purify.chain import Chain
     from purify.classifier import Decision, PurifiedClassifier
     from purify.diffpure import PRESETS, DiffPure
     from purify.frequency import FreqPure, ManiPure
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from purify.methods import METHODS, create
     from purify.picture import purify_image
     from purify.purifier import Purifier
-    from purify.simple import AdverseCleaner, Blur, Jpeg, Quantize, Resize, Transform
+    from purify.simple import AdverseCleaner, Blur, Crop, Jpeg, Noise, Quantize, Resize, Transform
     from purify.sizes import GridPure, Resized, Tiled
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "PRESETS",
     "AdverseCleaner",
     "Blur",
+    "Chain",
+    "Crop",
     "Decision",
     "DiffPure",
     "FreqPure",
@@ -33,6 +36,7 @@ __all__ = [
     "Jpeg",
     "LikelihoodMaximisation",
     "ManiPure",
+    "Noise",
     "PurifiedClassifier",
     "Purifier",
     "Quantize",
@@ -45,6 +49,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "chain": ("Chain",),
     "classifier": ("Decision", "PurifiedClassifier"),
     "diffpure": ("PRESETS", "DiffPure"),
     "frequency": ("FreqPure", "ManiPure"),
@@ -53,7 +58,7 @@ _HOMES = {
     "methods": ("METHODS", "create"),
     "picture": ("purify_image",),
     "purifier": ("Purifier",),
-    "simple": ("AdverseCleaner", "Blur", "Jpeg", "Quantize", "Resize", "Transform"),
+    "simple": ("AdverseCleaner", "Blur", "Crop", "Jpeg", "Noise", "Quantize", "Resize", "Transform"),
     "sizes": ("GridPure", "Resized", "Tiled"),
 }
 _HOME_OF = {name: f"purify.{module}" for module, names in _HOMES.items() for name in names}

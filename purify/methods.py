@@ -34,6 +34,8 @@ METHODS: dict[str, Entry] = {
     "jpeg": Entry("purify.simple:Jpeg", "save as JPEG and read again", needs_model=False),
     "resize": Entry("purify.simple:Resize", "shrink and enlarge again", needs_model=False),
     "blur": Entry("purify.simple:Blur", "blur a little", needs_model=False),
+    "crop": Entry("purify.simple:Crop", "cut the borders away and enlarge", needs_model=False),
+    "noise": Entry("purify.simple:Noise", "add Gaussian noise", needs_model=False),
     "quantize": Entry("purify.simple:Quantize", "round to fewer levels", needs_model=False),
     "adverse-cleaner": Entry(
         "purify.simple:AdverseCleaner", "repeated bilateral and guided filters", needs_model=False

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch.nn.functional import pad, unfold
+from torch.nn.functional import interpolate, pad, unfold
 
 from imaging.transforms import Subsampling, gaussian_blur, jpeg, quantize_bits, resize
 from purify.purifier import Draw, Images, Move, Purifier
@@ -51,6 +51,34 @@ class Quantize(Transform):
         super().__init__(lambda images: quantize_bits(images, bits))
 
 
+class Crop(Transform):
+    """Cut `percent` of both sides away, half of it at each border, and enlarge to the old size.
+
+    What it returns shows things elsewhere, so compare it with a picture that was cropped, too.
+    """
+
+    def __init__(self, percent: float = 10) -> None:
+        if not 0 <= percent < 100:
+            raise ValueError(f"percent to cut away lies in [0, 100); got {percent:g}")
+        super().__init__(lambda images: cropped(images, percent / 100))
+
+
+class Noise(Purifier):
+    """Add Gaussian noise of standard deviation `std`, for a range of 1."""
+
+    def __init__(self, std: float = 0.05) -> None:
+        super().__init__()
+        if not std > 0:
+            raise ValueError(f"std must be above 0; got {std:g}")
+        self.std = std
+
+    def moves(self) -> list[Move]:
+        return [self._noised]
+
+    def _noised(self, state: Images, images: Images, draw: Draw) -> Images:
+        return (state + self.std * draw(state)).clamp(0, 1)
+
+
 class AdverseCleaner(Purifier):
     """Repeated bilateral filtering, then guided filtering by the input (Zhang, 2023, AdverseCleaner).
 
@@ -73,6 +101,15 @@ class AdverseCleaner(Purifier):
 
     def _follow(self, state: Images, images: Images, draw: Draw) -> Images:
         return guided_filter(state, images, reach=4, regularisation=self.regularisation).clamp(0, 1)
+
+
+def cropped(images: Images, fraction: float) -> Images:
+    """Cut `fraction` of both sides away around the centre and enlarge to the old size, bicubically."""
+    height, width = images.shape[-2:]
+    kept_height, kept_width = (max(1, round(side * (1 - fraction))) for side in (height, width))
+    top, left = (height - kept_height) // 2, (width - kept_width) // 2
+    centre = images[..., top : top + kept_height, left : left + kept_width]
+    return interpolate(centre, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def bilateral_filter(images: Images, *, reach: int, colour: float, space: float) -> Images:

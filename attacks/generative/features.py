@@ -9,6 +9,7 @@ from torch import nn
 from attacks.ball import Ball, Images
 from attacks.losses import Losses
 from attacks.objectives import Objective, normalised, value_and_gradient
+from attacks.pgd import Callback
 from diffusion.features import bottleneck, features, wasserstein
 from diffusion.model import DiffusionModel
 from diffusion.samplers import noised
@@ -106,7 +107,7 @@ class AtkPdm:
         ball: Ball | None = None,
         objective: Objective | None = None,
         generator: torch.Generator | None = None,
-        callback: Callable[[int, Images, Losses], None] | None = None,
+        callback: Callback | None = None,
     ) -> Images:
         """Return images that the model sees otherwise.
 
@@ -119,7 +120,7 @@ class AtkPdm:
             objective: a further objective, such as `attacks.adaptive.Expected` of a classifier behind the
                 purifier with exact gradients.
             generator: of start, times and noises, which all images share.
-            callback: called as `callback(step, images, losses)`.
+            callback: called as `callback(step, images, losses)`; a true result ends the loop there.
 
         Raises:
             ValueError: for no steps, and what `feature_distance` raises.
@@ -144,7 +145,9 @@ class AtkPdm:
                 y = self._led_back(y, picture, fidelity, codec, images, ball)
             if callback is not None:
                 with torch.no_grad():
-                    callback(step, picture(y), losses)
+                    stop = callback(step, picture(y), losses)
+                if stop:
+                    break
         with torch.no_grad():
             made = picture(y)
         return made if ball is None else (images + ball.project(made - images)).clamp(0, 1)

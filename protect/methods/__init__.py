@@ -31,6 +31,17 @@ class Entry:
 
 
 METHODS: dict[str, Entry] = {
+    "ace": Entry(
+        "protect.methods.ace:Ace",
+        "pull the predicted noise to a target texture while adapters learn the picture",
+        "training on the picture (LoRA above all), editing",
+    ),
+    "ace-plus": Entry(
+        "protect.methods.ace:Ace",
+        "ACE plus a pull of the latent to the texture",
+        "training on the picture (LoRA above all), editing",
+        {"latent_weight": 100.0},
+    ),
     "advdm": Entry(
         "protect.methods.advdm:AdvDM",
         "make the picture hard to denoise",
@@ -41,6 +52,51 @@ METHODS: dict[str, Entry] = {
         "make the picture too easy to denoise: edits turn blurred",
         "editing",
         {"direction": -1},
+    ),
+    "aspl": Entry(
+        "protect.methods.antidreambooth:ASPL",
+        "Anti-DreamBooth: several pictures of one subject against a model that learns them meanwhile",
+        "training on the pictures (DreamBooth, LoRA)",
+    ),
+    "atkpdm": Entry(
+        "protect.methods.atkpdm:AtkPDM",
+        "make a model of plain pixels see another picture inside; needs such a model, as cifar10",
+        "editing with pixel-domain diffusion, which resists: little is promised",
+    ),
+    "dct-lattice": Entry(
+        "protect.methods.dct:DctLattice",
+        "push the latent to zero by a change that JPEG of one quality leaves alone; needs no denoiser",
+        "editing, after JPEG above all",
+    ),
+    "diffusionguard": Entry(
+        "protect.methods.diffusionguard:DiffusionGuard",
+        "spoil the first step of an inpainting model; needs --mask",
+        "repainting of all but what the mask shows white (inpainting)",
+    ),
+    "encoder-shift": Entry(
+        "protect.methods.encoder_shift:EncoderShift",
+        "move what encoders see early, to carry over to others; for several models, needs no denoiser",
+        "editing, with models of other families too, as far as it carries over",
+    ),
+    "fsmg": Entry(
+        "protect.methods.antidreambooth:FSMG",
+        "Anti-DreamBooth: several pictures of one subject against a model that has learned it",
+        "training on the pictures (DreamBooth, LoRA)",
+    ),
+    "hspace": Entry(
+        "protect.methods.hspace:HSpace",
+        "experimental reconstruction, not the authors' HAAD: change what the U-Net's middle says",
+        "training on the picture, as far as an unverified reconstruction goes",
+    ),
+    "hspace-kv": Entry(
+        "protect.methods.hspace:HSpaceKV",
+        "experimental reconstruction, not the authors' HAAD-KV: train the middle's keys and values",
+        "training on the picture, as far as an unverified reconstruction goes",
+    ),
+    "instant": Entry(
+        "protect.methods.instant:Instant",
+        "one pass of a trained network instead of steps: a second for a picture, no model needed",
+        "editing",
     ),
     "mist": Entry(
         "protect.methods.mist:Mist",
@@ -63,6 +119,11 @@ METHODS: dict[str, Entry] = {
         "protect.methods.photoguard:PhotoGuard",
         "push the latent to zero, as of a grey picture; needs no denoiser",
         "editing",
+    ),
+    "photoguard-diffusion": Entry(
+        "protect.methods.photoguard_diffusion:PhotoGuardDiffusion",
+        "turn a whole short inpainting to grey; slow, needs --mask",
+        "repainting of all but what the mask shows white (inpainting)",
     ),
     "sds-minus": Entry(
         "protect.methods.sds:SDS",

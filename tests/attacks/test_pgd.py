@@ -30,6 +30,17 @@ def test_linear_objective_ends_along_the_gradient_in_l2():
     torch.testing.assert_close(found, (images + 0.3 * WEIGHT / WEIGHT.norm()))
 
 
+def test_an_attack_can_be_gone_on_with_and_a_start_outside_is_brought_into_the_ball():
+    ball, options = Linf(0.05), {"step_size": 0.02}
+    for steps in (1, 2, 4):
+        first = pgd(linear, IMAGES, ball, steps=steps, **options)
+        whole = pgd(linear, IMAGES, ball, steps=steps + 1, **options)
+        # elsewhere rounding may clip a value one unit earlier
+        torch.testing.assert_close(pgd(linear, IMAGES, ball, start=first, steps=1, **options), whole)
+    far = pgd(linear, IMAGES, ball, start=torch.zeros_like(IMAGES), steps=1, step_size=0.0)
+    torch.testing.assert_close(far, (IMAGES - 0.05).clamp(0, 1))
+
+
 def test_a_negated_objective_descends():
     found = pgd(lambda images: -linear(images), IMAGES, Linf(0.1), steps=5, step_size=0.05)
     torch.testing.assert_close(found, (IMAGES - 0.1 * WEIGHT.sign()).clamp(0, 1))

@@ -5,10 +5,17 @@ import torch
 from torch import nn
 
 from diffusion.attention import recorded_attention
-from diffusion.features import bottleneck, features, replaced_output, wasserstein
+from diffusion.features import (
+    bottleneck,
+    encoder_scales,
+    features,
+    replaced_output,
+    seen_at,
+    wasserstein,
+)
 from diffusion.ideal import IdealDenoiser
 from diffusion.inversion import inverted, null_text
-from diffusion.latent import LatentDiffusion
+from diffusion.latent import Autoencoder, LatentDiffusion
 from diffusion.load import load
 from diffusion.samplers import ddim_invert, ddim_mean, denoise, steps_of
 from diffusion.schedule import NoiseSchedule
@@ -214,3 +221,42 @@ def test_a_model_of_two_text_encoders_says_that_it_has_no_one_table(builtin):
     model._told_size, model.name = True, "two"
     with pytest.raises(ValueError, match="two reads prompts with two encoders"):
         model.rows(["a"])
+
+
+@pytest.mark.parametrize("kind", ["kl", "tiny"])
+def test_each_scale_of_an_encoder_is_half_the_one_before_and_the_last_makes_the_latent(kind, builtin):
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    model = builtin if kind == "kl" else Autoencoder(AutoencoderTiny(), name="tiny")
+    images = torch.rand(1, 3, 64, 32)
+    layers = encoder_scales(model)
+    assert [tuple(seen_at(model, images, scale).shape[-2:]) for scale in range(4)] == [
+        (64, 32),
+        (32, 16),
+        (16, 8),
+        (8, 4),
+    ]
+    assert len(layers) == 4
+    torch.testing.assert_close(seen_at(model, images, 9), model.encode(images))
+    with replaced_output(layers[-1], torch.zeros_like(seen_at(model, images, 3))):
+        emptied = model.encode(images)
+    assert (emptied - model.encode(images)).abs().max() > 0.01, "the latent is made of the last scale"
+
+
+def test_what_an_encoder_sees_early_is_computed_without_the_rest_of_it(builtin):
+    ran = []
+    late = encoder_scales(builtin)[2]
+    handle = late.register_forward_hook(lambda *_: ran.append(1))
+    images = torch.rand(1, 3, 32, 32, requires_grad=True)
+    seen_at(builtin, images, 1).square().sum().backward()
+    handle.remove()
+    assert ran == []
+    assert (images.grad != 0).any()
+    assert not any(layer._forward_hooks for layer in encoder_scales(builtin))
+
+
+def test_a_model_of_pixels_sees_the_picture_at_every_scale(classes):
+    images = torch.rand(1, 3, 16, 16)
+    assert encoder_scales(classes) == []
+    assert torch.equal(seen_at(classes, images, 1), classes.encode(images))

@@ -119,3 +119,21 @@ def test_impossible_plans_and_foreign_tiles_are_refused():
         merge([torch.zeros(1, 3, 16, 32)] * len(plan.boxes), plan)
     with pytest.raises(ValueError, match="zip"):
         merge([torch.zeros(1, 3, 32, 32)], plan)
+
+
+@given(st.integers(1, 200), st.integers(2, 6), st.integers(0, 3), st.integers(0, 99))
+def test_tiles_on_a_grid_start_on_it_and_still_cover_and_overlap(length, size, overlap, seed):
+    overlap = min(overlap, size // 2) * 8
+    plan = plan_tiles(length, length, size=size * 8, overlap=overlap, multiple=8, grid=8)
+    images = torch.rand(1, 3, length, length, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(merge(split(images, plan), plan), images, rtol=0, atol=1e-6)
+    for row in plan.rows:
+        assert row.start % 8 == 0
+        assert row.stop - row.start in range(min(size * 8, length) - 7, size * 8 + 1)
+    for one, other in zip(plan.rows, plan.rows[1:], strict=False):
+        assert one.stop - other.start >= overlap
+
+
+def test_a_grid_that_does_not_divide_the_tiles_is_refused():
+    with pytest.raises(ValueError, match="the grid must divide the tile size 32 and the overlap 4, got 8"):
+        plan_tiles(40, 40, size=32, overlap=4, grid=8)

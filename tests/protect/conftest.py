@@ -1,12 +1,15 @@
 """Small worlds for protection: a model whose optimum is known, tiny random networks on disk, and pictures."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffusion.model import Condition, DiffusionModel
 from diffusion.schedule import NoiseSchedule
@@ -46,6 +49,73 @@ class PixelWorld(DiffusionModel):
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         return Condition()
+
+
+class InpaintingWorld(DiffusionModel):
+    """Two by two pixels are a latent and the denoiser mixes channels, both linear, so gradients are known.
+
+    The denoiser is told, beside the noisy latent, the hole and the latent of what is around it.
+    """
+
+    inpaints = True
+
+    def __init__(self, *, prediction="epsilon", schedule: NoiseSchedule | None = None) -> None:
+        super().__init__(
+            schedule or NoiseSchedule.scaled_linear(),
+            prediction=prediction,
+            name="inpainting-world",
+            multiple=2,
+            latent_channels=2,
+            comfortable=64,
+        )
+        generator = torch.Generator().manual_seed(4)
+        draw = {"generator": generator, "dtype": torch.float64}
+        self.reading = nn.Parameter(torch.randn(2, 3, 2, 2, **draw))
+        self.writing = nn.Parameter(torch.randn(2, 3, 2, 2, **draw) / 4)
+        self.mixing = nn.Parameter(torch.randn(2, 5, 1, 1, **draw))
+        self.calls = {"encode": 0, "predict": 0}
+        self.times: list[int] = []
+        self.freeze()
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        self.calls["encode"] += 1
+        return 0.3 * F.conv2d(images.double(), self.reading, stride=2)
+
+    def decode(self, z: Tensor, *, clamp: bool = True) -> Tensor:
+        images = F.conv_transpose2d(z, self.writing, stride=2)
+        return images.clamp(0, 1) if clamp else images
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        self.calls["predict"] += 1
+        self.times.append(int(t[0]))
+        told = self.told(condition, len(z_t))
+        nothing = z_t.new_zeros(len(z_t), 3, *z_t.shape[-2:])
+        seen = torch.cat([z_t, nothing if told.concat is None else told.concat], 1)
+        wish = 0.0 if told.tokens is None else told.tokens.mean((1, 2)).view(-1, 1, 1, 1)
+        return F.conv2d(seen, self.mixing) + wish
+
+    def inpainting(self, condition: Condition, images: Tensor, mask: Tensor) -> Condition:
+        seen = self.encode(torch.where(mask >= 0.5, 0.5, images))
+        hole = F.max_pool2d((mask >= 0.5).to(seen), 2).expand(len(seen), -1, -1, -1)
+        return replace(condition, concat=torch.cat([hole, seen], 1))
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        lengths = torch.tensor([float(len(prompt)) for prompt in prompts], dtype=torch.float64)
+        return Condition(tokens=lengths.view(-1, 1, 1))
+
+    def to_pixels(self, gradient: Tensor) -> Tensor:
+        """The transpose of the encoder's Jacobian applied to a latent gradient."""
+        return 0.3 * F.conv_transpose2d(gradient, self.reading, stride=2)
+
+
+@pytest.fixture
+def inpainting_world() -> type[InpaintingWorld]:
+    """A class of linear models that are made for inpainting, with sides that are multiples of 2."""
+    return InpaintingWorld
 
 
 @pytest.fixture
@@ -88,6 +158,19 @@ def tiny_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).save_pretrained(folder / "unet")
     DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False).save_pretrained(folder / "scheduler")
     _text_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_inpainting(tiny_diffusion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same with a denoiser that is made for inpainting."""
+    from diffusers import UNet2DConditionModel
+
+    folder = tmp_path_factory.mktemp("inpainting") / "model"
+    shutil.copytree(tiny_diffusion, folder)
+    torch.manual_seed(0)
+    config = UNet2DConditionModel.load_config(folder / "unet")
+    UNet2DConditionModel.from_config({**config, "in_channels": 9}).save_pretrained(folder / "unet")
     return folder
 
 

@@ -8,14 +8,40 @@ from attacks.objectives import value_and_gradient
 from diffusion.losses import denoising_loss
 from diffusion.model import Condition, DiffusionModel
 from diffusion.schedule import NoiseSchedule
+from protect.collective import CollectiveMethod
 from protect.methods import METHODS, UnknownMethodError, create
+from protect.methods.atkpdm import AtkPDM
 from protect.methods.draws import draw_noise
 
 GENERATOR = torch.Generator().manual_seed(5)
 
 
+class _Middle(nn.Module):
+    """One matrix, called as an attention's map to its keys."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.to_k = nn.Linear(*matrix.shape, bias=False, dtype=matrix.dtype)
+        self.to_k.weight.data = matrix
+
+    def forward(self, z):
+        return self.to_k(z)
+
+
+def _network(matrix):
+    """That matrix as the middle of a U-Net that has nothing else."""
+    network = nn.Module()
+    network.mid_block = nn.Module()
+    network.mid_block.resnets = nn.ModuleList([_Middle(matrix)])
+    network.up_blocks = nn.ModuleList([nn.Module()])
+    network.up_blocks[0].resnets = nn.ModuleList([nn.Identity()])
+    return network
+
+
 class LinearWorld(DiffusionModel):
     """`E(x) = s W x` and `predict(z_t) = A z_t`, so that every gradient has a closed form."""
+
+    fixed_size = True
 
     def __init__(self, *, prediction="epsilon", scale=0.3, jacobian=None):
         super().__init__(
@@ -24,20 +50,24 @@ class LinearWorld(DiffusionModel):
             name="linear",
             multiple=2,
             latent_channels=2,
-            comfortable=64,
+            comfortable=4,
         )
         self.scale = scale
         encoder = torch.randn(8, 48, generator=GENERATOR, dtype=torch.float64)
         denoiser = (
             torch.randn(8, 8, generator=GENERATOR, dtype=torch.float64) if jacobian is None else jacobian
         )
-        self.W, self.A = nn.Parameter(encoder), nn.Parameter(denoiser)
+        self.W, self.network = nn.Parameter(encoder), _network(denoiser)
         self.calls = {"encode": 0, "predict": 0}
         self.freeze()
 
     @property
     def denoiser(self) -> nn.Module:
-        return self
+        return self.network
+
+    @property
+    def A(self) -> Tensor:
+        return self.network.mid_block.resnets[0].to_k.weight
 
     def encode(self, images: Tensor) -> Tensor:
         self.calls["encode"] += 1
@@ -48,7 +78,7 @@ class LinearWorld(DiffusionModel):
 
     def predict(self, z_t, t, condition=None):
         self.calls["predict"] += 1
-        return (z_t.flatten(1) @ self.A.T).view_as(z_t)
+        return self.network.mid_block.resnets[0](z_t.flatten(1)).view_as(z_t)
 
     def condition(self, prompts) -> Condition:
         return Condition()
@@ -60,6 +90,28 @@ class LinearWorld(DiffusionModel):
 
 IMAGES = torch.rand(2, 3, 4, 4, generator=GENERATOR, dtype=torch.float64)
 TARGET = torch.rand(1, 3, 4, 4, generator=GENERATOR, dtype=torch.float64)
+
+
+ALONE = [name for name in METHODS if not isinstance(create(name), CollectiveMethod)]
+"""Those that take pictures one by one, and not several of a subject together."""
+
+KEPT = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+KEPT[..., :2] = 1
+
+
+@pytest.fixture
+def protect(inpainting_world, small_prior):
+    """Protect pictures in the world that a method needs, linear where it can be, with a mask if it needs
+    one."""
+    linear, inpainting, pixels = LinearWorld(), inpainting_world(), small_prior(4, ("picture",))
+
+    def protect(method, images, mask=None):
+        mask = KEPT if method.needs_mask else mask
+        world = inpainting if method.needs_inpainting else linear
+        world = pixels if isinstance(method, AtkPDM) else world
+        return method.protect(images, world, mask=mask, generator=seeded())
+
+    return protect
 
 
 def seeded():
@@ -135,6 +187,79 @@ def test_photoguard_gradient_is_that_of_the_norm():
     torch.testing.assert_close(gradient, -world.to_pixels(z / z.flatten(1).norm(dim=1).view(-1, 1, 1, 1)))
 
 
+@pytest.mark.parametrize(("name", "weight"), [("ace", 0), ("ace-plus", 100)])
+def test_ace_gradient_leads_the_predicted_noise_and_the_latent_to_the_target(name, weight):
+    world = LinearWorld()
+    losses, gradient, alpha, z, residual = gradient_of(name, world)
+    _, noise = draw_noise(world, world.encode(IMAGES), seeded())
+    error, offset = residual + noise - world.encode(TARGET), z - world.encode(TARGET)
+    entries = z[0].numel()
+    expected = 2 * alpha / entries * (error.flatten(1) @ world.A).view_as(z) + 2 * weight / entries * offset
+    torch.testing.assert_close(gradient, -world.to_pixels(expected))
+    value = error.square().flatten(1).mean(1) + weight * offset.square().flatten(1).mean(1)
+    torch.testing.assert_close(losses, -value)
+
+
+def test_encoder_shift_ascends_the_relative_distance_from_the_pictures_own_latent():
+    world = LinearWorld()
+    method = create("encoder-shift")
+    objective = method.objective(world, IMAGES, target=TARGET, mask=None, generator=seeded())
+    perturbed = IMAGES + 0.01 * torch.rand(IMAGES.shape, generator=seeded(), dtype=torch.float64)
+    losses, gradient = value_and_gradient(objective, perturbed)
+    offset, length = (
+        world.encode(perturbed) - world.encode(IMAGES),
+        world.encode(IMAGES).flatten(1).norm(dim=1),
+    )
+    distance = offset.flatten(1).norm(dim=1)
+    torch.testing.assert_close(losses, distance / length)
+    expected = world.to_pixels(offset / (distance * length).view(-1, 1, 1, 1))
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "sample", "flow"])
+def test_ace_pulls_the_noise_whatever_the_model_says(prediction):
+    world = LinearWorld(prediction=prediction)
+    losses, gradient, *_ = gradient_of("ace", world)
+    t, noise = draw_noise(world, world.encode(IMAGES), seeded())
+    alpha, sigma = world.schedule.at(t, noise)
+
+    def whole(images):
+        z_t = alpha * world.encode(images) + sigma * noise
+        said = (z_t.flatten(1) @ world.A.T).view_as(z_t)
+        found = {
+            "epsilon": said,
+            "v": alpha * said + sigma * z_t,
+            "sample": (z_t - alpha * said) / sigma,
+            "flow": z_t + alpha * said,
+        }[prediction]
+        return -(found - world.encode(TARGET)).square().flatten(1).mean(1)
+
+    expected = value_and_gradient(whole, IMAGES)
+    torch.testing.assert_close(losses, expected[0])
+    torch.testing.assert_close(gradient, expected[1])
+
+
+def test_hspace_gradient_leaves_the_middle_of_the_original():
+    world, near = LinearWorld(), IMAGES + 0.01 * TARGET
+    objective = create("hspace").objective(world, IMAGES, target=TARGET, mask=None, generator=seeded())
+    losses, gradient = value_and_gradient(objective, near)
+    t, _ = draw_noise(world, world.encode(IMAGES), seeded())
+    z = world.encode(near) - world.encode(IMAGES)
+    alpha = world.schedule.at(t, z)[0]
+    moved = alpha * (z.flatten(1) @ world.A.T).view_as(z)
+    expected = 2 * alpha / z[0].numel() * (moved.flatten(1) @ world.A).view_as(z)
+    torch.testing.assert_close(gradient, world.to_pixels(expected))
+    torch.testing.assert_close(losses, moved.square().flatten(1).mean(1))
+
+
+@pytest.mark.parametrize("name", ["hspace-kv", "fsmg", "aspl"])
+def test_methods_that_train_ascend_the_denoising_loss_of_what_they_train(name):
+    world = LinearWorld()
+    _, gradient, *_ = gradient_of(name, world)
+    _, advdm, *_ = gradient_of("advdm", world)
+    torch.testing.assert_close(gradient, advdm)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "sample", "flow"])
 @pytest.mark.parametrize("name", ["advdm", "mist"])
 def test_split_chain_rule_equals_one_graph_for_every_parametrisation(name, prediction):
@@ -173,10 +298,16 @@ def test_advdm_and_sds_take_the_same_path_when_the_denoiser_is_a_multiple_of_the
     [
         ("photoguard", 1, 0),
         ("mist-textural", 1, 0),
+        ("encoder-shift", 2, 0),
         ("sds-minus", 1, 1),
         ("sdst-minus", 1, 1),
         ("advdm", 2, 1),
         ("mist", 2, 1),
+        ("ace", 2, 1),
+        ("ace-plus", 2, 1),
+        ("fsmg", 2, 1),
+        ("hspace", 2, 2),
+        ("hspace-kv", 2, 1),
     ],
 )
 def test_a_step_runs_no_network_more_often_than_it_must(name, encode, predict):
@@ -190,11 +321,8 @@ def test_a_step_runs_no_network_more_often_than_it_must(name, encode, predict):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_protection_stays_in_the_ball_and_off_the_mask(name):
-    world, method = LinearWorld(), create(name, steps=5, eps=4 / 255)
-    mask = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
-    mask[..., :2] = 1
-    found = method.protect(IMAGES, world, mask=mask, generator=seeded())
+def test_protection_stays_in_the_ball_and_off_the_mask(protect, name):
+    found = protect(create(name, steps=5, eps=4 / 255), IMAGES, KEPT)
     assert (found - IMAGES).abs().max() <= 4 / 255 + 1e-9
     assert torch.equal(found[..., 2:], IMAGES[..., 2:])
     assert (found[..., :2] != IMAGES[..., :2]).any()
@@ -202,17 +330,16 @@ def test_protection_stays_in_the_ball_and_off_the_mask(name):
     assert found.max() <= 1
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_batch_equals_its_pictures_one_by_one(name):
-    world, method = LinearWorld(), create(name, steps=4)
-    alone = torch.cat([method.protect(IMAGES[i : i + 1], world, generator=seeded()) for i in range(2)])
-    torch.testing.assert_close(method.protect(IMAGES, world, generator=seeded()), alone, atol=1e-12, rtol=0)
+@pytest.mark.parametrize("name", ALONE)
+def test_a_batch_equals_its_pictures_one_by_one(protect, name):
+    method = create(name, steps=4)
+    alone = torch.cat([protect(method, IMAGES[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(protect(method, IMAGES), alone, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_same_seed_gives_the_same_picture(name):
-    world, method = LinearWorld(), create(name, steps=3)
-    runs = [method.protect(IMAGES, world, generator=seeded()) for _ in range(2)]
+def test_the_same_seed_gives_the_same_picture(protect, name):
+    runs = [protect(create(name, steps=3), IMAGES) for _ in range(2)]
     assert torch.equal(*runs)
 
 
@@ -258,5 +385,5 @@ def test_a_method_that_needs_a_denoiser_says_so():
     world = LinearWorld()
     world.has_denoiser = False
     create("mist-textural", steps=1).protect(IMAGES, world)
-    with pytest.raises(ValueError, match="AdvDM needs a denoiser and linear is only an autoencoder"):
+    with pytest.raises(ValueError, match="linear is an autoencoder alone and AdvDM needs a denoiser"):
         create("advdm", steps=1).protect(IMAGES, world)

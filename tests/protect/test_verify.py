@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion.load import load
 from imaging import metrics
 from imaging.picture import Picture
 from protect import verify
@@ -99,6 +100,15 @@ def test_a_bare_autoencoder_reconstructs_instead(world) -> None:
     for images, expected in zip(made, (original, written), strict=True):
         assert isinstance(images, Tensor)
         torch.testing.assert_close(images, expected.pixels)
+
+
+def test_an_inpainting_model_reconstructs_as_well() -> None:
+    model = load("builtin-inpainting")
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    made = edits(model, images, 1 - images)
+    with torch.no_grad():
+        torch.testing.assert_close(made.of_original, model.decode(model.encode(images)))
+        torch.testing.assert_close(made.of_protected, model.decode(model.encode(1 - images)))
 
 
 def test_edit_change_needs_a_seed(world) -> None:
