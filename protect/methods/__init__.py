@@ -95,7 +95,7 @@ METHODS: dict[str, Entry] = {
     ),
     "instant": Entry(
         "protect.methods.instant:Instant",
-        "one pass of a trained network instead of steps: a second for a picture, no model needed",
+        "one pass of a trained network instead of steps; no model needed",
         "editing",
     ),
     "mist": Entry(
