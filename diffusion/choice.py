@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from diffusion.known import KNOWN
-from diffusion.load import BUILTIN, load, resolve_auto
+from diffusion.load import BUILTIN, first_half, load, resolve_auto
 from diffusion.model import DiffusionModel
 
 Device = str | torch.device
@@ -28,11 +28,9 @@ class Choice:
     @property
     def label(self) -> str:
         """The name for people: an alias, a hub id, or a folder's or file's own name."""
-        return (
-            self.name
-            if self.name in KNOWN or not Path(self.name).exists()
-            else Path(self.name).resolve().name
-        )
+        path = Path(self.name)
+        here = path.exists() or first_half(path).exists()
+        return path.resolve().name if here and self.name not in KNOWN else self.name
 
     @property
     def identity(self) -> str:
@@ -41,6 +39,7 @@ class Choice:
         if known and known.hub is not None:
             return f"{known.hub}@{known.revision}"
         path = BUILTIN / known.folder if known else Path(self.name).expanduser()
+        path = path if path.exists() else first_half(path)
         return f"{self.label}:{_weights_digest(path)}" if path.exists() else self.name
 
     def load(

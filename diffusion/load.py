@@ -83,7 +83,7 @@ def _folder(path: Path, name: str, dtype: torch.dtype | None, denoiser: bool, un
 def _file(path: Path, dtype: torch.dtype | None, denoiser: bool, offline: bool) -> DiffusionModel:
     if path.suffix in PICKLED:
         raise MissingWeightsError(f"{path} may run code when read and is refused: {_conversion(path)}")
-    if not (path.exists() or _first_half(path).exists()):
+    if not (path.exists() or first_half(path).exists()):
         raise MissingWeightsError(f"there is no file {path}")
     from diffusion.single_file import read_file
 
@@ -103,7 +103,7 @@ def available(name: str, *, denoiser: bool = True) -> bool:
     row, path = KNOWN.get(name), Path(name).expanduser()
     if row is not None and row.hub is None:
         return not lacking(BUILTIN / row.folder, denoiser=denoiser, unet=row.unet)
-    if row is None and (path.exists() or _first_half(path).exists()):
+    if row is None and (path.exists() or first_half(path).exists()):
         return not path.is_dir() or not lacking(path, denoiser=denoiser)
     hub = row.hub if row is not None and row.hub else name
     if not HUB_ID.fullmatch(hub):
@@ -169,10 +169,11 @@ def _conversion(path: Path) -> str:
 def _means_file(name: str) -> bool:
     """Return whether a name can only be that of a file, or what the names of a pair have in common."""
     path = Path(name).expanduser()
-    return path.suffix in {*PICKLED, ".safetensors"} or _first_half(path).exists()
+    return path.suffix in {*PICKLED, ".safetensors"} or first_half(path).exists()
 
 
-def _first_half(path: Path) -> Path:
+def first_half(path: Path) -> Path:
+    """Return the encoder's file of a pair of TAESD halves, `path` being what their names have in common."""
     return path.with_name(f"{path.name}_encoder.safetensors")
 
 

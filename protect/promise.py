@@ -1,8 +1,8 @@
 """What may be said about a protection, and what may not: one line for each, beside every result."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from diffusion.choice import Choice
 from diffusion.known import KNOWN
 from protect.methods import METHODS
 
@@ -36,5 +36,5 @@ def promise(method: str, *models: str) -> Promise:
 
 
 def _reach(model: str) -> str:
-    name = Path(model).name if Path(model).exists() else model
+    name = Choice(model).label
     return KNOWN[model].protects if model in KNOWN else f"what {name!r} and models with its autoencoder do"

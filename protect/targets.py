@@ -31,7 +31,7 @@ def grey(height: int, width: int) -> Float[Tensor, "1 3 height width"]:
 def checkerboard(height: int, width: int, *, period: int = 4) -> Float[Tensor, "height width"]:
     """A checkerboard of 1 and -1 with squares of half a period.
 
-    Of flat patterns of equal height, one of period 4 moved the encoders that were measured most evenly.
+    Of the flat patterns tried, period 4 moved the least moved of three tiny encoders most after JPEG 75.
     """
     rows, columns = (torch.arange(side) % period < period / 2 for side in (height, width))
     return torch.where(rows[:, None] == columns[None, :], 1.0, -1.0)

@@ -24,8 +24,8 @@ class EncoderShift(ProtectionMethod):
     each step and each model.
 
     Late layers and the latent itself are where encoders differ: what moves them does not move another's. A
-    displacement has no gradient at the picture, so the ascent begins at a faint checkerboard, which every
-    measured encoder is moved by.
+    displacement has no gradient at the picture, so the ascent begins at a faint checkerboard, which moves the
+    encoder that is otherwise met least (TAEF1 of those measured).
     """
 
     paper: ClassVar[str] = "ours; input diversity: arXiv 1803.06978"

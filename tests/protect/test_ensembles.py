@@ -278,6 +278,18 @@ def test_names_come_as_a_list_too_and_a_folder_may_hold_a_comma(
     assert 0 < (found - image).abs().max() <= 8.5 / 255
 
 
+def test_a_pair_of_halves_goes_by_what_their_names_share_and_its_identity_by_its_encoder(tmp_path: Path):
+    encoder = tmp_path / "small_encoder.safetensors"
+    encoder.write_bytes(b"one")
+    (tmp_path / "small_decoder.safetensors").write_bytes(b"any")
+    before = choose_for(PhotoGuard(), tmp_path / "small")
+    assert before.label == "small"
+    assert "what 'small' and" in promise("photoguard", str(tmp_path / "small")).against
+    identity = before.identity
+    encoder.write_bytes(b"two")
+    assert before.identity != identity
+
+
 def test_tiny_is_four_known_autoencoders_of_different_families():
     assert choose_for(PhotoGuard(), "tiny").label == "taesd+taesdxl+taesd3+taef1"
     assert {KNOWN[name].kind for name in TINY} == {"autoencoder"}
