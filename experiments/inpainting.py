@@ -27,8 +27,8 @@ from experiments.protection import CONTROL, PROMPT, bootstrap, per_picture, rand
 from imaging.metrics import psnr, ssim
 from imaging.quantize import quantize
 from protect.methods import create
-from protect.thief import CounterMeasure, Thief, change, outcomes
 from protect.threats.inpainting import Inpainting
+from protect.verify.thief import CounterMeasure, Thief, change, outcomes
 
 METHODS = ("diffusionguard", "photoguard", "mist", "photoguard-diffusion")
 SEEN = "seen"

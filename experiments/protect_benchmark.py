@@ -34,8 +34,8 @@ from experiments.protection import CONTROL, PROMPT, read_rows
 from imaging.perceptual import Lpips
 from protect.method import ProtectionMethod
 from protect.methods import METHODS
-from protect.thief import Comparison, CounterMeasure, Thief, change, outcomes
 from protect.threats import create
+from protect.verify.thief import Comparison, CounterMeasure, Thief, change, outcomes
 from purify.chain import Chain
 
 SINGLE = ("jpeg95", "jpeg85", "jpeg75", "jpeg65", "half", "blur", "crop10", "noise0.05", "quantize4")

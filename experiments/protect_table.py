@@ -18,7 +18,7 @@ WORST = "worst of all"
 
 @dataclass(frozen=True)
 class Row:
-    """One pair of results; figures as in `protect.verification.PAIRS`."""
+    """One pair of results; figures as in `protect.verify.verification.PAIRS`."""
 
     picture: str
     method: str

@@ -29,10 +29,10 @@ from imaging.perceptual import Lpips
 from imaging.quantize import quantize
 from protect.method import ProtectionMethod
 from protect.methods import create
-from protect.options import options, split_arguments
-from protect.thief import CounterMeasure, Thief, change, outcomes
+from protect.runs.options import options, split_arguments
 from protect.threats.img2img import Img2Img
 from protect.threats.threat import Edit
+from protect.verify.thief import CounterMeasure, Thief, change, outcomes
 
 FILE = "file"
 HANDLING: dict[str, Callable[[Tensor], Tensor]] = {

@@ -14,7 +14,6 @@ from protect.methods import METHODS, UnknownMethodError, create
 
 if TYPE_CHECKING:
     from imaging.batch.discover import PlanError, plan
-    from protect.batch import Recipe, Record, run
     from protect.method import ProtectionMethod
     from protect.methods.ace import Ace
     from protect.methods.advdm import AdvDM
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from protect.methods.sds import SDS, SDST
     from protect.picture import NothingToProtectError, protect_image
     from protect.pictures import protect_images
-    from protect.verify import EditChange, Measurement, edit_change, measure
+    from protect.runs.batch import Recipe, Record, run
+    from protect.verify.measures import EditChange, Measurement, edit_change, measure
 
 __all__ = [
     "ASPL",
@@ -69,19 +69,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EditChange": "protect.verify",
-    "Measurement": "protect.verify",
+    "EditChange": "protect.verify.measures",
+    "Measurement": "protect.verify.measures",
     "NothingToProtectError": "protect.picture",
     "PlanError": "imaging.batch.discover",
     "ProtectionMethod": "protect.method",
-    "Recipe": "protect.batch",
-    "Record": "protect.batch",
-    "edit_change": "protect.verify",
-    "measure": "protect.verify",
+    "Recipe": "protect.runs.batch",
+    "Record": "protect.runs.batch",
+    "edit_change": "protect.verify.measures",
+    "measure": "protect.verify.measures",
     "plan": "imaging.batch.discover",
     "protect_image": "protect.picture",
     "protect_images": "protect.pictures",
-    "run": "protect.batch",
+    "run": "protect.runs.batch",
 } | {entry.path.partition(":")[2]: entry.path.partition(":")[0] for entry in METHODS.values()}
 
 

@@ -1,4 +1,4 @@
-"""The command line, `protect INPUT... --method NAME`: it reads and talks, `protect.session` does the work.
+"""The command line, `protect INPUT... --method NAME`: it reads and talks, `runs.session` does the work.
 
 Nothing heavy is imported at module level, so that `protect --help` answers at once.
 """
@@ -37,7 +37,7 @@ class _ProtectOrVerify(terminal.OneLineCommand):
         given = sys.argv[1:] if args is None else list(args)
         if "--verify" not in given:
             return super().main(given, *rest, **extra)
-        from protect.verify_cli import app as verify
+        from protect.verify.cli import app as verify
 
         given.remove("--verify")
         extra["prog_name"] = f"{extra.get('prog_name') or 'protect'} --verify"
@@ -108,8 +108,8 @@ def protect(
         chosen, paths = _method(method, inputs or [], flags, eps=eps, strength=strength, steps=steps)
         if list_options:
             return _print_options(method, chosen)
-        from protect import session
         from protect.ensemble import repeated_encoders
+        from protect.runs import session
         from protect.surrogate import choose_for, load_for
 
         plan = session.prepare(paths, out=out, recursive=recursive, report=report, sheet=sheet)
@@ -160,7 +160,7 @@ def _method(
 ) -> tuple["ProtectionMethod", list[str]]:
     """The method with its settings, and the arguments that are inputs. Raises ValueError for mistakes."""
     from protect.methods import create
-    from protect.options import options, split_arguments
+    from protect.runs.options import options, split_arguments
 
     if eps is not None and strength is not None:
         raise ValueError("--eps and --strength say the same thing; give one of them")
@@ -183,7 +183,7 @@ def _print_methods() -> int:
 
 
 def _print_options(name: str, method: "ProtectionMethod") -> int:
-    from protect.options import options
+    from protect.runs.options import options
 
     typer.echo(f"{name}: {METHODS[name.lower()].summary}")
     for flag, option in options(method).items():

@@ -7,7 +7,7 @@ import pytest
 
 from protect.method import ProtectionMethod
 from protect.methods import METHODS, create
-from protect.options import OptionError, options, split_arguments
+from protect.runs.options import OptionError, options, split_arguments
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from protect.methods.photoguard import PhotoGuard
 from protect.picture import NothingToProtectError, protect_image, read_mask
 from protect.surrogate import load_for
 from protect.targets import texture
-from protect.verify import measure
+from protect.verify.measures import measure
 
 LEVEL = 1 / 255
 TEXTURAL = Mist(semantic_weight=0.0, steps=40)

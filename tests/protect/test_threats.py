@@ -14,12 +14,12 @@ from diffusion.latent import LatentDiffusion
 from diffusion.losses import denoising_loss
 from diffusion.model import DiffusionModel
 from imaging import metrics
-from protect.thief import CounterMeasure, Thief, change, control, outcomes
 from protect.threats import THREATS, UnknownThreatError, create, find
 from protect.threats.img2img import Img2Img
 from protect.threats.inpainting import Inpainting
 from protect.threats.instruction import InstructionEdit
 from protect.threats.learning import Learning
+from protect.verify.thief import CounterMeasure, Thief, change, control, outcomes
 
 EDITS = ("img2img", "inpainting", "instruction")
 LEARNINGS = tuple(name for name in THREATS if name not in EDITS)

@@ -9,8 +9,8 @@ from torch import Tensor
 from diffusion.load import load
 from imaging import metrics
 from imaging.picture import Picture
-from protect import verify
-from protect.verify import HANDLING, edit_change, edits, measure
+from protect.verify import measures as verify
+from protect.verify.measures import HANDLING, edit_change, edits, measure
 
 
 def noisy(height: int, width: int, *, frames: int = 1, amplitude: int = 8) -> tuple[Picture, Picture]:

@@ -17,10 +17,10 @@ from imaging import metrics
 from imaging.io import Picture, read, write
 from imaging.perceptual import Lpips
 from protect.cli import app
-from protect.thief import control
 from protect.threats.img2img import Img2Img
 from protect.threats.inpainting import Inpainting
-from protect.verify_cli import _repeated
+from protect.verify.cli import _repeated
+from protect.verify.thief import control
 from purify import Chain
 
 Verify = Callable[..., "Result"]

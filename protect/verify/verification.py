@@ -8,7 +8,16 @@ from statistics import fmean
 from imaging.picture import Images, Picture
 from imaging.sheet import Row, magnified
 from protect.promise import NO_GUARANTEE
-from protect.thief import Change, Comparison, CounterMeasure, Distance, Thief, change, control, outcomes
+from protect.verify.thief import (
+    Change,
+    Comparison,
+    CounterMeasure,
+    Distance,
+    Thief,
+    change,
+    control,
+    outcomes,
+)
 
 CONTROL, PROTECTED = "control", "protected"
 PAIRS = {

@@ -5,9 +5,9 @@ from imaging.batch import reports
 from imaging.io import Picture, read
 from imaging.sheet import Row, magnified
 from imaging.tiles import Box
-from protect.batch import Recipe, Record
+from protect.runs.batch import Recipe, Record
 from protect.promise import NO_GUARANTEE
-from protect.verify import can_edit, edits
+from protect.verify.measures import can_edit, edits
 
 HEADINGS = ("original", "protected", "change x 8", "edit of original", "edit of protected")
 

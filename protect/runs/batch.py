@@ -20,8 +20,8 @@ from protect.ensemble import Models, members
 from protect.method import ProtectionMethod
 from protect.picture import Where, protect_image
 from protect.promise import Promise
-from protect.saving import save
-from protect.together import Together
+from protect.runs.saving import save
+from protect.runs.together import Together
 
 Surrogate = Callable[[], Models]
 FileProgress = Callable[[Job, float], object]

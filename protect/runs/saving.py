@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from imaging.io import Picture, is_lossless, read, write
-from protect.verify import Measurement, measure
+from protect.verify.measures import Measurement, measure
 
 
 class VerificationError(ValueError):

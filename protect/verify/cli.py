@@ -104,9 +104,9 @@ def verify(
 
     def work() -> int:
         from diffusion.choice import Choice, choose
-        from protect import verify_session as session
-        from protect.thief import CounterMeasure
         from protect.threats import find
+        from protect.verify import session
+        from protect.verify.thief import CounterMeasure
         from purify.chain import Chain, parse
 
         given = {"prompt": prompt, "steps": steps, "guidance": guidance, "learning_steps": learning_steps}

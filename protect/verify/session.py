@@ -17,11 +17,12 @@ from imaging.picture import Picture
 from imaging.sheet import Row, contact_sheet
 from imaging.tiles import Box
 from protect.picture import Where, read_mask
-from protect.report import centre
-from protect.thief import CounterMeasure, Thief
+from protect.runs.report import centre
 from protect.threats import create
 from protect.threats.threat import Mask
-from protect.verification import (
+from protect.verify.measures import measure
+from protect.verify.thief import CounterMeasure, Thief
+from protect.verify.verification import (
     HEADINGS,
     Finding,
     Verification,
@@ -32,7 +33,6 @@ from protect.verification import (
     line,
     opening,
 )
-from protect.verify import measure
 
 FIRST_SEED = 1000
 """Far from those that people protect with, whose noise a protection has met."""

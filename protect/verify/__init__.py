@@ -1,0 +1,1 @@
+"""What a protection is worth: what is in the file, and what a thief gets from it."""
