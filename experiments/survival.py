@@ -27,9 +27,9 @@ from imaging import transforms
 from imaging.metrics import psnr, ssim
 from imaging.perceptual import Lpips
 from imaging.quantize import quantize
+from protect.command.options import options, split_arguments
 from protect.method import ProtectionMethod
 from protect.methods import create
-from protect.runs.options import options, split_arguments
 from protect.threats.img2img import Img2Img
 from protect.threats.threat import Edit
 from protect.verify.thief import CounterMeasure, Thief, change, outcomes

@@ -14,6 +14,7 @@ from protect.methods import METHODS, UnknownMethodError, create
 
 if TYPE_CHECKING:
     from imaging.batch.discover import PlanError, plan
+    from protect.command.batch import Recipe, Record, run
     from protect.method import ProtectionMethod
     from protect.methods.ace import Ace
     from protect.methods.advdm import AdvDM
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from protect.methods.sds import SDS, SDST
     from protect.picture import NothingToProtectError, protect_image
     from protect.pictures import protect_images
-    from protect.runs.batch import Recipe, Record, run
     from protect.verify.measures import EditChange, Measurement, edit_change, measure
 
 __all__ = [
@@ -74,14 +74,14 @@ _HOMES = {
     "NothingToProtectError": "protect.picture",
     "PlanError": "imaging.batch.discover",
     "ProtectionMethod": "protect.method",
-    "Recipe": "protect.runs.batch",
-    "Record": "protect.runs.batch",
+    "Recipe": "protect.command.batch",
+    "Record": "protect.command.batch",
     "edit_change": "protect.verify.measures",
     "measure": "protect.verify.measures",
     "plan": "imaging.batch.discover",
     "protect_image": "protect.picture",
     "protect_images": "protect.pictures",
-    "run": "protect.runs.batch",
+    "run": "protect.command.batch",
 } | {entry.path.partition(":")[2]: entry.path.partition(":")[0] for entry in METHODS.values()}
 
 

@@ -1,4 +1,4 @@
-"""The command line, `protect INPUT... --method NAME`: it reads and talks, `runs.session` does the work.
+"""The command line, `protect INPUT... --method NAME`: it reads and talks, `command.session` does the work.
 
 Nothing heavy is imported at module level, so that `protect --help` answers at once.
 """
@@ -108,8 +108,8 @@ def protect(
         chosen, paths = _method(method, inputs or [], flags, eps=eps, strength=strength, steps=steps)
         if list_options:
             return _print_options(method, chosen)
+        from protect.command import session
         from protect.ensemble import repeated_encoders
-        from protect.runs import session
         from protect.surrogate import choose_for, load_for
 
         plan = session.prepare(paths, out=out, recursive=recursive, report=report, sheet=sheet)
@@ -159,8 +159,8 @@ def _method(
     steps: int | None,
 ) -> tuple["ProtectionMethod", list[str]]:
     """The method with its settings, and the arguments that are inputs. Raises ValueError for mistakes."""
+    from protect.command.options import options, split_arguments
     from protect.methods import create
-    from protect.runs.options import options, split_arguments
 
     if eps is not None and strength is not None:
         raise ValueError("--eps and --strength say the same thing; give one of them")
@@ -183,7 +183,7 @@ def _print_methods() -> int:
 
 
 def _print_options(name: str, method: "ProtectionMethod") -> int:
-    from protect.runs.options import options
+    from protect.command.options import options
 
     typer.echo(f"{name}: {METHODS[name.lower()].summary}")
     for flag, option in options(method).items():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import protect.runs.batch
+import protect.command.batch
 import purify.batch
 from diffusion.gaussian import GaussianDenoiser
 from diffusion.schedule import NoiseSchedule
@@ -90,10 +90,10 @@ def protecting() -> Run:
     model = GaussianDenoiser(torch.zeros(3, 8, 8), 0.25, NoiseSchedule.linear())
     model.comfortable = 2048  # a damaged header may announce a large picture
     method = Mist(steps=1, semantic_weight=0.0)
-    recipe = protect.runs.batch.Recipe(
+    recipe = protect.command.batch.Recipe(
         "mist-textural", method, "world", promise("mist", "world"), precision="float32"
     )
-    return lambda plan: protect.runs.batch.run(plan, recipe, lambda: model)
+    return lambda plan: protect.command.batch.run(plan, recipe, lambda: model)
 
 
 def purifying() -> Run:

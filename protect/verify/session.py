@@ -16,8 +16,8 @@ from imaging.perceptual import Lpips
 from imaging.picture import Picture
 from imaging.sheet import Row, contact_sheet
 from imaging.tiles import Box
+from protect.command.report import centre
 from protect.picture import Where, read_mask
-from protect.runs.report import centre
 from protect.threats import create
 from protect.threats.threat import Mask
 from protect.verify.measures import measure

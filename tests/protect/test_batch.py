@@ -19,10 +19,10 @@ from imaging.batch import saving
 from imaging.batch.discover import plan
 from imaging.batch.runner import explain
 from imaging.io import read
+from protect.command.batch import Recipe, Record, run
+from protect.command.saving import VerificationError, save
 from protect.methods.mist import Mist
 from protect.promise import promise
-from protect.runs.batch import Recipe, Record, run
-from protect.runs.saving import VerificationError, save
 
 RECIPE = Recipe("mist", Mist(steps=2), "pixel-world", promise("mist", "pixel-world"), precision="float32")
 Runner = Callable[..., list[Record]]

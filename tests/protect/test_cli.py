@@ -249,7 +249,7 @@ def test_an_unexpected_error_shows_its_place_only_when_asked(protect: Protect, d
     def broken(*arguments, **options):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("protect.runs.batch.protect_image", broken)
+    monkeypatch.setattr("protect.command.batch.protect_image", broken)
     result = protect("a.png")
     assert result.code == 1
     assert result.err == (
@@ -272,7 +272,7 @@ def test_a_report_that_cannot_be_written_is_said_and_counts(protect: Protect, dr
 
 
 def test_an_interruption_keeps_what_is_done_and_says_so(protect: Protect, draw, monkeypatch) -> None:
-    from protect.runs import batch
+    from protect.command import batch
 
     for name in ("a.png", "b.png"):
         draw(name)

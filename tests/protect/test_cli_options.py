@@ -5,9 +5,9 @@ from typing import Literal
 
 import pytest
 
+from protect.command.options import OptionError, options, split_arguments
 from protect.method import ProtectionMethod
 from protect.methods import METHODS, create
-from protect.runs.options import OptionError, options, split_arguments
 
 
 @dataclass(frozen=True)

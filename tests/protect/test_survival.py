@@ -8,11 +8,11 @@ from torch import Tensor
 
 from imaging import transforms
 from imaging.batch.discover import plan
+from protect.command.batch import Recipe, run
+from protect.command.options import OptionError, options, split_arguments
 from protect.method import ProtectionMethod
 from protect.methods import create
 from protect.promise import Promise
-from protect.runs.batch import Recipe, run
-from protect.runs.options import OptionError, options, split_arguments
 from protect.survival import UNTOUCHED, check_handling, handle, lasting
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))

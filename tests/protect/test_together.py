@@ -14,12 +14,12 @@ from imaging.io import read
 from imaging.picture import Picture
 from protect.cli import app
 from protect.collective import OnePictureError, training_view
+from protect.command.batch import Recipe, Record, run
 from protect.methods import create
 from protect.methods.antidreambooth import ASPL, FSMG
 from protect.picture import protect_image
 from protect.pictures import protect_images
 from protect.promise import promise
-from protect.runs.batch import Recipe, Record, run
 
 QUICK = {"lora": False, "prior_images": 0, "train_steps": 1}
 LEARNING = ASPL(steps=4, rounds=2, learning_rate=0.5, **QUICK)

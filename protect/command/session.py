@@ -15,12 +15,12 @@ from imaging.formats import format_of
 from imaging.io import write
 from imaging.picture import Picture
 from imaging.sheet import contact_sheet
-from protect.runs.batch import Recipe, Record, Surrogate, run
+from protect.command.batch import Recipe, Record, Surrogate, run
+from protect.command.report import HEADINGS, closing, line, sheet_row
 from protect.ensemble import members
 from protect.method import ProtectionMethod
 from protect.picture import check_mask, read_mask
 from protect.promise import promise
-from protect.runs.report import HEADINGS, closing, line, sheet_row
 from protect.surrogate import Surrogates
 
 _LARGEST_SHEET = 40

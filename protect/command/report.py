@@ -5,7 +5,7 @@ from imaging.batch import reports
 from imaging.io import Picture, read
 from imaging.sheet import Row, magnified
 from imaging.tiles import Box
-from protect.runs.batch import Recipe, Record
+from protect.command.batch import Recipe, Record
 from protect.promise import NO_GUARANTEE
 from protect.verify.measures import can_edit, edits
 

@@ -16,12 +16,12 @@ from imaging.batch.runner import Status, work_through
 from imaging.io import read
 from imaging.picture import Picture
 from protect.collective import CollectiveMethod
+from protect.command.saving import save
+from protect.command.together import Together
 from protect.ensemble import Models, members
 from protect.method import ProtectionMethod
 from protect.picture import Where, protect_image
 from protect.promise import Promise
-from protect.runs.saving import save
-from protect.runs.together import Together
 
 Surrogate = Callable[[], Models]
 FileProgress = Callable[[Job, float], object]
