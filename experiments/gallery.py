@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from diffusion.choice import network_precision
 from diffusion.model import DiffusionModel
 from experiments.inpainting import SEEN, outlines
-from experiments.protection import CONTROL, random_signs, square
+from experiments.protection import CONTROL, random_signs, square, variant
 from imaging import metrics
 from imaging.io import read, write
 from imaging.perceptual import Lpips
@@ -23,7 +24,6 @@ from imaging.picture import Picture
 from imaging.quantize import quantize
 from protect.collective import CollectiveMethod
 from protect.method import ProtectionMethod
-from protect.methods import create
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Gallery:
         self._identity, self._together, self._lpips = identity, together, lpips
 
     def method(self, name: str) -> ProtectionMethod:
-        """The method of a name with the common budget."""
-        return create(name, eps=self._budget.eps, steps=self._budget.steps)
+        """The method that words name, options included, with the common budget where they do not say."""
+        return variant(name, eps=self._budget.eps, steps=self._budget.steps)
 
     def digest(self, name: str) -> str:
         """A short word for what the versions of a method, or the control, depend on beside the picture."""
@@ -104,7 +104,7 @@ class Gallery:
         return Visible(**json.loads(self._path(picture, method).with_suffix(".json").read_text()))
 
     def _path(self, picture: str, method: str) -> Path:
-        name = "control" if method == CONTROL else method
+        name = "control" if method == CONTROL else re.sub(r"[^\w.]+", "-", method)
         return self._folder / picture / f"{name}-{self.digest(method)}.png"
 
     def _make(self, picture: str, name: str) -> None:

@@ -1,13 +1,14 @@
 """What a thief's results lose to each protective method: by threat, and behind each counter-measure.
 
-    python -m experiments protect-benchmark PICTURE... --methods mist sds-minus \
+    python -m experiments protect-benchmark PICTURE... --methods mist "mist --survive jpeg,resize" \
         --threats img2img0.3 inpainting --purifiers none jpeg75 half jpeg75+half --out runs/benchmark
 
-Every picture is brought to one size and protected once by each method; the versions lie as PNG in `--out` and
-are read back. The thief's results from them are compared with those from the original by the same road, with
-equal noise and prompt. The control is random-sign noise of the same budget. Methods that need a mask get one
-that is drawn by code; `inpainting` repaints around it, `inpainting-wider` and so on around other outlines of
-the same figure, which the owner did not see. Methods that need a set get `--set` pictures at a time.
+A method is written as on the command line of `protect`, its options behind it. Every picture is brought to
+one size and protected once by each method; the versions lie as PNG in `--out` and are read back. The thief's
+results from them are compared with those from the original by the same road, with equal noise and prompt. The
+control is random-sign noise of the same budget. Methods that need a mask get one that is drawn by code;
+`inpainting` repaints around it, `inpainting-wider` and so on around other outlines of the same figure, which
+the owner did not see. Methods that need a set get `--set` pictures at a time.
 
 `rows.jsonl` has one line per picture, method, threat, counter-measure and seed; a stopped run goes on from
 it. `summary.csv`, `table.md` and `plot.png` are made of it.
@@ -186,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--purifiers", nargs="+", default=list(PURIFIERS), metavar="WORDS")
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--eps", type=float, default=8, help="of 255")
-    parser.add_argument("--steps", type=int, default=100, help="of every method")
+    parser.add_argument("--steps", type=int, default=100, help="of every method that does not say")
     parser.add_argument("--seeds", type=int, default=4, help="draws of the thief's noise")
     parser.add_argument("--set", type=int, default=4, help="pictures for methods that learn from several")
     parser.add_argument("--prompt", default=PROMPT, help="the thief's, for threats that edit")

@@ -5,6 +5,7 @@ The measurements themselves are `experiments.protect_benchmark` and `experiments
 
 import csv
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,6 +19,8 @@ from diffusion.choice import network_precision
 from diffusion.model import DiffusionModel
 from imaging.io import read
 from imaging.quantize import quantize
+from protect.command.options import options, split_arguments
+from protect.method import ProtectionMethod
 from protect.methods import create
 
 CONTROL = "control (random ± eps)"
@@ -33,6 +36,18 @@ def square(path: Path, side: int) -> Tensor:
     image = interpolate(image, size=size, mode="bicubic", antialias=True).clamp(0, 1)
     top, left = ((extent - side) // 2 for extent in size)
     return (image[..., top : top + side, left : left + side] * 255).round() / 255
+
+
+def variant(words: str, *, eps: float, steps: int) -> ProtectionMethod:
+    """Return the method that `words` name, with the settings that follow its name.
+
+    Raises ValueError for words that the command line would refuse.
+    """
+    name, *arguments = shlex.split(words)
+    others, settings = split_arguments(arguments, options(create(name)))
+    if others:
+        raise ValueError(f"a variant is a method and its options; got also {' '.join(others)!r} in {words!r}")
+    return create(name, **{"eps": eps, "steps": steps, **settings})
 
 
 def random_signs(image: Tensor, eps: float) -> Tensor:

@@ -11,7 +11,6 @@ each handling leaves, next to how much is seen of the protection; the control is
 """
 
 import argparse
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +21,21 @@ from torch import Tensor
 
 from diffusion.choice import choose, network_precision
 from diffusion.model import DiffusionModel
-from experiments.protection import CONTROL, PROMPT, bootstrap, per_picture, random_signs, recorded, square
+from experiments.protection import (
+    CONTROL,
+    PROMPT,
+    bootstrap,
+    per_picture,
+    random_signs,
+    recorded,
+    square,
+    variant,
+)
 from imaging import transforms
 from imaging.metrics import psnr, ssim
 from imaging.perceptual import Lpips
 from imaging.quantize import quantize
-from protect.command.options import options, split_arguments
 from protect.method import ProtectionMethod
-from protect.methods import create
 from protect.threats.img2img import Img2Img
 from protect.threats.threat import Edit
 from protect.verify.thief import CounterMeasure, Thief, change, outcomes
@@ -78,18 +84,6 @@ class Row:
     largest: float
     """In 1/255."""
     seconds: float
-
-
-def variant(words: str, *, eps: float, steps: int) -> ProtectionMethod:
-    """Return the method that `words` name, with the settings that follow its name.
-
-    Raises ValueError for words that the command line would refuse.
-    """
-    name, *arguments = shlex.split(words)
-    others, settings = split_arguments(arguments, options(create(name)))
-    if others:
-        raise ValueError(f"a variant is a method and its options; got also {' '.join(others)!r} in {words!r}")
-    return create(name, **{"eps": eps, "steps": steps, **settings})
 
 
 def thieves(

@@ -28,8 +28,8 @@ from torch import Tensor
 from diffusion.choice import network_precision
 from diffusion.load import load
 from diffusion.model import DiffusionModel, Images
-from experiments.protection import random_signs, recorded, square
-from experiments.survival import HANDLING, variant
+from experiments.protection import random_signs, recorded, square, variant
+from experiments.survival import HANDLING
 from imaging.metrics import psnr, ssim
 from imaging.quantize import quantize
 from protect.ensemble import Models, members

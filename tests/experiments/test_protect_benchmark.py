@@ -109,6 +109,16 @@ def rows_of_valid(path: Path) -> list[dict]:
     return [row.__dict__ for row in read_rows(path, Row)]
 
 
+def test_a_method_may_come_with_options_which_are_told_apart(pictures, tmp_path):
+    out, words = tmp_path / "out", "photoguard --survive jpeg --steps 2"
+    assert run(pictures, out, "--methods", "photoguard", words) == 0
+    assert {row["method"] for row in rows_of(out)} == {CONTROL, "photoguard", words}
+    plain, options = sorted((out / "pictures/one").glob("photoguard*.png"), key=lambda path: len(path.name))
+    assert "survive-jpeg-steps-2" in options.name
+    assert not torch.equal(read(plain).pixels, read(options).pixels)
+    assert run(pictures, out, "--methods", "photoguard --quality 3") == 1
+
+
 def test_a_method_that_needs_a_mask_is_given_the_one_that_the_thief_keeps(pictures, tmp_path):
     out = tmp_path / "out"
     threats = ("--threats", "inpainting", "inpainting-wider", "--purifiers", "none")
