@@ -83,8 +83,9 @@ class Generator(nn.Module):
         self.patch, self.multiple, self.push = patch, patch * 2 ** (len(widths) - 1), push
         steps = list(pairwise(widths))
         self.read = nn.Conv2d(3 * patch**2, widths[0], 3, padding=1, padding_mode="replicate")
-        # Convolutions alone can only repeat themselves at every place of the coarsest scale.
-        self.canvas = nn.Parameter(torch.randn(1, widths[0], PERIOD // patch, PERIOD // patch) / 2)
+        # One texture for all pictures is most of what can be said at once; the network corrects it.
+        self.texture = nn.Parameter(torch.randn(1, 3 * patch**2, PERIOD // patch, PERIOD // patch))
+        self.place = nn.Conv2d(3 * patch**2, widths[0], 1)
         self.down = nn.ModuleList(_blocks(width, depth) for width, depth in zip(widths, depths, strict=True))
         self.shrink = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in steps)
         self.grow = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
@@ -92,12 +93,15 @@ class Generator(nn.Module):
             _blocks(width, depth) for width, depth in zip(widths[:-1], depths[:-1], strict=True)
         )
         self.write = nn.Conv2d(widths[0], 3 * patch**2, 3, padding=1, padding_mode="replicate")
+        for parameter in self.write.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, images: Images) -> Images:
         """Return a direction in (-1, 1) for images in [0,1], of any size and in their shape, as float32."""
         padded = pad_to_multiple(images, self.multiple)
         x = self.read(F.pixel_unshuffle(2 * padded - 1, self.patch))
-        x = self.down[0](x + _repeated(self.canvas, *x.shape[-2:]))
+        texture = _repeated(_even(self.texture), *x.shape[-2:])
+        x = self.down[0](x + self.place(texture))
         passed = []
         for shrink, blocks in zip(self.shrink, list(self.down)[1:], strict=True):
             passed.append(x)
@@ -106,7 +110,7 @@ class Generator(nn.Module):
             x = blocks(passed.pop() + F.pixel_shuffle(grow(x), 2))
         # Unscaled, a few steps of training are enough to press every value flat against the bound, where tanh
         # has no gradient left; scaled, nearly all of the budget is used and no value is stuck.
-        direction = torch.tanh(self.push * _even(self.write(_even(x)).float()))
+        direction = torch.tanh(self.push * _even(texture + self.write(_even(x)).float()))
         return crop_padding(F.pixel_shuffle(direction, self.patch), *images.shape[-2:])
 
 
