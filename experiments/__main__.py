@@ -2,14 +2,19 @@
 
 `python -m experiments evaluate …` judges a defence, see `experiments.evaluate`;
 `python -m experiments protect-benchmark …` protections, see `experiments.protect_benchmark`;
-`python -m experiments personalisation …` what a thief learns, see `experiments.personalisation`.
+`python -m experiments personalisation …` what a thief learns, see `experiments.personalisation`;
+`python -m experiments audit …` whether a set of pictures can be told apart without looking, see
+`experiments.audit`;
+`python -m experiments robustness …` classifiers under the attacks that distillation papers report, see
+`experiments.robustness`.
 """
 
 import sys
 from collections.abc import Sequence
 
 import torch
-from lightning.pytorch.cli import LightningCLI
+
+from experiments.cli import train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,7 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from experiments.personalisation import main as personalisation
 
         sys.exit(personalisation(given[1:]))
-    LightningCLI(save_config_kwargs={"overwrite": True}, seed_everything_default=0, args=given)
+    if given[:1] == ["audit"]:
+        from experiments.audit import main as audit
+
+        sys.exit(audit(given[1:]))
+    if given[:1] == ["robustness"]:
+        from experiments.robustness import main as robustness
+
+        sys.exit(robustness(given[1:]))
+    train(given)
 
 
 if __name__ == "__main__":

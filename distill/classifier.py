@@ -1,0 +1,103 @@
+"""Students and teachers: classifiers with their normalisation inside, in one file each.
+
+resnet20, resnet56, …   thin ResNets of 6n + 2 layers        resnet18     preact18
+wrn-34-10, …            wide ResNets of depth and width      mobilenet-v2
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from distill.networks import Images, Logits, build
+
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+class Normalised(nn.Module):
+    """A network behind its normalisation, so that attacks and purifiers see images in [0, 1]."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Images) -> Logits:
+        return self.network((images - self.mean) / self.std)
+
+
+class Classifier(Normalised):
+    """A network by its name, see this module, with random weights.
+
+    Raises ValueError for a name that there is not.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        classes: int = 10,
+        mean: tuple[float, float, float] = CIFAR10[0],
+        std: tuple[float, float, float] = CIFAR10[1],
+    ) -> None:
+        super().__init__(build(architecture, classes), mean, std)
+        self.config = {
+            "architecture": architecture,
+            "classes": classes,
+            "mean": list(mean),
+            "std": list(std),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights, with what it takes to build the network again, as safetensors."""
+        state = {name: value.contiguous() for name, value in self.state_dict().items()}
+        save_file(state, path, metadata={"classifier": json.dumps(self.config)})
+
+
+class Teacher(nn.Module):
+    """A classifier that `Classifier.save` wrote, frozen and in evaluation mode for good.
+
+    Raises FileNotFoundError if there is no such file, and ValueError if it does not say what it holds.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.classifier = load(path)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images: Images) -> Logits:
+        return self.classifier(images)
+
+
+def load(path: str | Path) -> Classifier:
+    """Return a classifier that `Classifier.save` wrote, frozen and in evaluation mode.
+
+    Raises FileNotFoundError if there is no such file, and ValueError if it does not say what it holds.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there are no weights {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            described = (file.metadata() or {}).get("classifier")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    if described is None:
+        raise ValueError(f"{path} does not say which network it holds: write it with Classifier.save")
+    classifier = Classifier(**json.loads(described))
+    classifier.load_state_dict(state)
+    return classifier.eval().requires_grad_(False)
+
+
+def describes_itself(path: str | Path) -> bool:
+    """Whether a safetensors file is one that `load` reads."""
+    with safe_open(str(path), framework="pt") as file:
+        return "classifier" in (file.metadata() or {})

@@ -1,0 +1,418 @@
+"""The methods of robust training, each with its paper's defaults.
+
+Attacks run in evaluation mode unless a configuration says otherwise; the released code of ARD, IAD, ADR and
+AWP runs them in training mode, which moves figures by about half a point.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from attacks import Objective, cross_entropy
+from attacks.ball import Images
+from distill import losses
+from distill.balance import EntropyBalance, LossBalance
+from distill.losses import Logits, Losses, Probabilities, Terms
+from distill.method import Method, Start, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Natural(Method):
+    """Training on clean images: the natural teacher, and the row without robustness."""
+
+    attacked: ClassVar[bool] = False
+
+    def objective(self, step: Step) -> Objective:
+        return cross_entropy(step.student, step.labels)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        return {"clean": losses.cross_entropy(step.student(adversarial), step.labels)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PgdAt(Method):
+    """Adversarial training (Madry et al., ICLR 2018, arXiv 1706.06083).
+
+    With one step of 10/255 it is fast adversarial training (Wong, Rice and Kolter, ICLR 2020, arXiv
+    2001.03994).
+    """
+
+    def objective(self, step: Step) -> Objective:
+        return cross_entropy(step.student, step.labels)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        return losses.pgd_at(step.student(adversarial), step.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trades(Method):
+    """TRADES (Zhang et al., ICML 2019, arXiv 1901.08573): cross-entropy, and agreement with itself."""
+
+    eps: float | str = 0.031
+    step_size: float | str = 0.007
+    start: Start = "gaussian"
+    beta: float = 6.0
+    kl_scale: float = 1.0
+    detach_target: bool = False
+
+    def objective(self, step: Step) -> Objective:
+        return disagreement(step.student, _without_graph(step.student, step.images))
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        return losses.trades(
+            step.clean,
+            step.student(adversarial),
+            step.labels,
+            beta=self.beta,
+            kl_scale=self.kl_scale,
+            detach_target=self.detach_target,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mart(Method):
+    """MART (Wang et al., ICLR 2020): more weight on what is misclassified without an attack."""
+
+    eps: float | str = 0.031
+    step_size: float | str = 0.007
+    start: Start = "gaussian"
+    weight: float = 5.0
+    kl_scale: float = 1.0
+
+    def objective(self, step: Step) -> Objective:
+        return cross_entropy(step.student, step.labels)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        attacked = step.student(adversarial)
+        return losses.mart(step.clean, attacked, step.labels, weight=self.weight, kl_scale=self.kl_scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ard(Method):
+    """ARD (Goldblum et al., AAAI 2020, arXiv 1905.09747): the teacher's clean prediction, under attack."""
+
+    alpha: float = 1.0
+    temperature: float = 30.0
+    kl_scale: float = 0.1
+    """One over the number of classes, as in the released code."""
+
+    teachers: ClassVar[tuple[str, ...]] = ("robust",)
+
+    def objective(self, step: Step) -> Objective:
+        return cross_entropy(step.student, step.labels)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        attacked = step.student(adversarial)
+        return losses.ard(
+            step.clean_of("robust"),
+            # without its weight the clean prediction is not worth a pass
+            step.clean if self.alpha < 1 else attacked,
+            attacked,
+            step.labels,
+            alpha=self.alpha,
+            temperature=self.temperature,
+            kl_scale=self.kl_scale,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iad(Method):
+    """IAD-I (Zhu et al., ICLR 2022, arXiv 2106.04928): the less the teacher is right under attack, the more
+    the student trusts itself; `begin` epochs (80 for CIFAR-100) of trust come first."""
+
+    temperature: float = 1.0
+    beta: float = 0.1
+    begin: int = 60
+    kl_scale: float = 1.0
+
+    teachers: ClassVar[tuple[str, ...]] = ("robust",)
+
+    def objective(self, step: Step) -> Objective:
+        return cross_entropy(step.student, step.labels)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        seen = step.teach("robust", adversarial)
+        attacked = step.student(adversarial)
+        return losses.iad(
+            step.clean_of("robust"),
+            step.clean,
+            attacked,
+            _trusted(step, seen, self.beta, self.begin),
+            temperature=self.temperature,
+            kl_scale=self.kl_scale,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IadTwo(Method):
+    """IAD-II (Zhu et al., ICLR 2022): as IAD-I, with labels and a natural teacher beside; AKD2 (Chen et al.,
+    ICLR 2021) if it never begins."""
+
+    robust_weight: float = 0.5
+    natural_weight: float = 0.25
+    beta: float = 0.1
+    begin: int = 40
+    kl_scale: float = 1.0
+
+    teachers: ClassVar[tuple[str, ...]] = ("robust", "natural")
+
+    def objective(self, step: Step) -> Objective:
+        return cross_entropy(step.student, step.labels)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        seen = step.teach("robust", adversarial)
+        return losses.iad_two(
+            seen,
+            step.teach("natural", adversarial),
+            step.clean,
+            step.student(adversarial),
+            step.labels,
+            _trusted(step, seen, self.beta, self.begin),
+            robust_weight=self.robust_weight,
+            natural_weight=self.natural_weight,
+            kl_scale=self.kl_scale,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rslad(Method):
+    """RSLAD (Zi et al., ICCV 2021, arXiv 2108.07969): the teacher's soft labels, also in the attack."""
+
+    start: Start = "gaussian"
+    adversarial_weight: float = 5 / 6
+    kl_scale: float = 0.1
+
+    teachers: ClassVar[tuple[str, ...]] = ("robust",)
+
+    def objective(self, step: Step) -> Objective:
+        return disagreement(step.student, step.clean_of("robust"))
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        attacked = step.student(adversarial)
+        return losses.rslad(
+            step.clean_of("robust"),
+            step.clean,
+            attacked,
+            adversarial_weight=self.adversarial_weight,
+            kl_scale=self.kl_scale,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaAd(Method):
+    """AdaAD (Huang et al., CVPR 2023): the attack looks for where student and teacher differ most, and its
+    gradient goes through both. `kl_scale` is 1 in the released code for CIFAR-100."""
+
+    start: Start = "gaussian"
+    alpha: float = 1.0
+    kl_scale: float = 0.1
+
+    teachers: ClassVar[tuple[str, ...]] = ("robust",)
+
+    def objective(self, step: Step) -> Objective:
+        teacher, student = step.teachers["robust"], step.student
+        return lambda images: losses.kl(teacher(images), student(images), detach_target=False)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        seen, attacked = step.teach("robust", adversarial), step.student(adversarial)
+        # without their weight the clean predictions are not worth a pass
+        teacher_clean, clean = (step.clean_of("robust"), step.clean) if self.alpha < 1 else (seen, attacked)
+        return losses.ada_ad(seen, teacher_clean, clean, attacked, alpha=self.alpha, kl_scale=self.kl_scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mtard(Method):
+    """MTARD (Zhao et al., ECCV 2022): a robust teacher for adversarial images, a natural one for clean ones;
+    the slower-learning term gains weight."""
+
+    start: Start = "gaussian"
+    kl_scale: float = 0.1
+    weight_rate: float = 0.025
+
+    teachers: ClassVar[tuple[str, ...]] = ("robust", "natural")
+
+    def new_state(self) -> nn.Module:
+        return LossBalance(self.weight_rate)
+
+    def objective(self, step: Step) -> Objective:
+        return cross_entropy(step.student, step.labels)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        terms = losses.two_teachers(
+            step.teach("robust", adversarial),
+            step.clean_of("natural"),
+            step.clean,
+            step.student(adversarial),
+            kl_scale=self.kl_scale,
+        )
+        assert isinstance(step.state, LossBalance)
+        return _balanced(terms, step.state, step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BMtard(Method):
+    """B-MTARD (Zhao et al., TPAMI 2024, arXiv 2306.16170): MTARD whose teachers are made equally uncertain.
+
+    `temperature_rate` is per step for 300 epochs of 391 steps; a run of fewer needs more of it, or the
+    temperatures never get anywhere.
+    """
+
+    start: Start = "gaussian"
+    kl_scale: float = 0.1
+    weight_rate: float = 0.025
+    temperature_rate: float = 0.001
+    highest_temperature: float = 10.0
+
+    teachers: ClassVar[tuple[str, ...]] = ("robust", "natural")
+
+    def new_state(self) -> nn.Module:
+        entropies = EntropyBalance(self.temperature_rate, highest=self.highest_temperature)
+        return nn.ModuleDict({"losses": LossBalance(self.weight_rate), "entropies": entropies})
+
+    def objective(self, step: Step) -> Objective:
+        return cross_entropy(step.student, step.labels)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        assert isinstance(step.state, nn.ModuleDict)
+        balance, warmth = step.state["losses"], step.state["entropies"]
+        assert isinstance(balance, LossBalance)
+        assert isinstance(warmth, EntropyBalance)
+        robust, natural = step.teach("robust", adversarial), step.clean_of("natural")
+        terms = losses.two_teachers(
+            robust,
+            natural,
+            step.clean,
+            step.student(adversarial),
+            robust_temperature=warmth.robust,
+            natural_temperature=warmth.natural,
+            kl_scale=self.kl_scale,
+        )
+        warmth.update(
+            step.mean(losses.entropy(robust, warmth.robust)),
+            step.mean(losses.entropy(natural, warmth.natural)),
+            step.decay,
+        )
+        return _balanced(terms, balance, step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ltd(Method):
+    """LTD (Chen and Lee, 2021, arXiv 2111.02331): TRADES with the labels of a natural teacher at a low
+    temperature. The student's is 1, in training and after.
+
+    No code was released: `label_temperature` is our choice, to be sought in {1, 2, 3, 5}.
+    """
+
+    eps: float | str = 0.031
+    step_size: float | str = 0.007
+    start: Start = "gaussian"
+    label_temperature: float = 2.0
+    beta: float = 6.0
+    kl_scale: float = 1.0
+
+    teachers: ClassVar[tuple[str, ...]] = ("natural",)
+
+    def objective(self, step: Step) -> Objective:
+        return disagreement(step.student, _without_graph(step.student, step.images))
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        labels = losses.soft_labels(step.clean_of("natural"), temperature=self.label_temperature)
+        attacked = step.student(adversarial)
+        return losses.trades(step.clean, attacked, labels, beta=self.beta, kl_scale=self.kl_scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adr(Method):
+    """ADR (Wu et al., ICLR 2024): labels rectified by the student's own averaged weights, in the attack and
+    in the loss. The defaults are those for CIFAR-10 without AWP."""
+
+    temperature_high: float = 2.5
+    temperature_low: float = 2.0
+    confidence_low: float = 0.7
+    confidence_high: float = 0.95
+
+    averaged: ClassVar[bool] = True
+
+    def labels(self, step: Step) -> Probabilities:
+        """Return the rectified labels at this point of the training."""
+        return losses.rectified(
+            step.clean_of("average"),
+            step.labels,
+            temperature=cosine(self.temperature_high, self.temperature_low, step.progress),
+            confidence=cosine(self.confidence_low, self.confidence_high, step.progress),
+        )
+
+    def objective(self, step: Step) -> Objective:
+        student, target = step.student, self.labels(step)
+        return lambda images: losses.cross_entropy(student(images), target)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        return losses.pgd_at(step.student(adversarial), self.labels(step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefensiveDistillation(Method):
+    """Defensive distillation (Papernot et al., S&P 2016, arXiv 1511.04508): a control that must fail.
+
+    Its student, trained at a high temperature and used at 1, has logits so large that the gradient of the
+    cross-entropy vanishes; margins do not, and AutoAttack finds what was always there.
+    """
+
+    temperature: float = 100.0
+
+    attacked: ClassVar[bool] = False
+    teachers: ClassVar[tuple[str, ...]] = ("natural",)
+
+    def objective(self, step: Step) -> Objective:
+        return cross_entropy(step.student, step.labels)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        labels = losses.soft_labels(step.clean_of("natural"), temperature=self.temperature)
+        return {"distilled": losses.cross_entropy(step.student(adversarial) / self.temperature, labels)}
+
+
+def disagreement(student: nn.Module, target: Logits) -> Objective:
+    """The divergence of the student's prediction from one that stays as it is, an objective for attacks."""
+    return lambda images: losses.kl(target, student(images))
+
+
+def cosine(begin: float, end: float, progress: float) -> float:
+    """Return the value between `begin` and `end` on half a cosine, `progress` being from 0 to 1."""
+    return end + (begin - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@torch.no_grad()
+def _without_graph(network: nn.Module, images: Images) -> Logits:
+    return network(images)
+
+
+def _trusted(step: Step, teacher_adversarial: Logits, beta: float, begin: int) -> Losses:
+    trusted = losses.trust(teacher_adversarial, step.labels, beta=beta)
+    return trusted if step.epoch >= begin else torch.ones_like(trusted)
+
+
+def _balanced(terms: Terms, balance: LossBalance, step: Step) -> Terms:
+    """Weigh two terms after the balance has seen them."""
+    weights = balance.update({name: step.mean(values) for name, values in terms.items()}, step.decay)
+    return {name: weights[name] * values for name, values in terms.items()}
+
+
+__all__ = [
+    "AdaAd",
+    "Adr",
+    "Ard",
+    "BMtard",
+    "DefensiveDistillation",
+    "Iad",
+    "IadTwo",
+    "Ltd",
+    "Mart",
+    "Mtard",
+    "Natural",
+    "PgdAt",
+    "Rslad",
+    "Trades",
+]

@@ -1,0 +1,61 @@
+"""Write a trained student, and take teachers from RobustBench.
+
+    python -m experiments.distillation runs/ard_cifar10/best.ckpt student.safetensors
+
+writes the weights that were validated, the averaged ones if there are any, with what it takes to build the
+network again: `distill.classifier.load` reads it, and so do `--classifier` of the evaluations and the
+teachers of other configurations.
+"""
+
+import sys
+
+import torch
+from torch import Tensor, nn
+
+from distill.classifier import Classifier
+from experiments.robustbench import load_model
+
+
+class Zoo(nn.Module):
+    """A teacher of RobustBench's zoo by its name, frozen and in evaluation mode for good.
+
+    Raises FileNotFoundError, naming file and folder, when its weights are absent and cannot be fetched, and
+    ValueError for a name that the zoo does not have.
+    """
+
+    def __init__(self, name: str, model_dir: str = "models", dataset: str = "cifar10") -> None:
+        super().__init__()
+        self.classifier = load_model(name, model_dir=model_dir, dataset=dataset).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Zoo":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images)
+
+
+def export(checkpoint: str, out: str) -> Classifier:
+    """Write the student of a checkpoint as safetensors, and return it.
+
+    Raises ValueError for a checkpoint whose student is not one of `distill.networks`.
+    """
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if "classifier" not in saved:
+        raise ValueError(f"{checkpoint} does not say which network it holds: its student is not a Classifier")
+    student, weights = Classifier(**saved["classifier"]), saved["state_dict"]
+    part = "average.network." if any(name.startswith("average.") for name in weights) else "student."
+    student.load_state_dict(
+        {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}
+    )
+    student.save(out)
+    return student.eval()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m experiments.distillation CHECKPOINT OUT.safetensors")
+    try:
+        export(*sys.argv[1:])
+    except (ValueError, OSError) as problem:
+        sys.exit(str(problem))

@@ -1,0 +1,99 @@
+"""Networks: their size, their shape, their file."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from distill.classifier import CIFAR100, Classifier, Teacher, load
+from distill.networks import build
+
+MILLIONS = {
+    ("resnet18", 10): 11.17,
+    ("preact18", 10): 11.17,
+    ("mobilenet-v2", 10): 2.30,
+    ("mobilenet-v2", 100): 2.41,
+    ("wrn-28-10", 10): 36.5,
+    ("wrn-34-10", 10): 46.2,
+    ("wrn-34-20", 10): 184.5,
+    ("wrn-70-16", 10): 266.8,
+    ("wrn-34-1", 10): 0.47,
+    ("wrn-34-2", 10): 1.9,
+    ("resnet20", 10): 0.27,
+    ("resnet56", 10): 0.85,
+}
+"""As published."""
+
+
+@pytest.mark.parametrize(("name", "classes"), MILLIONS, ids=str)
+def test_a_network_has_the_published_size(name, classes):
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in build(name, classes).parameters())
+    published = MILLIONS[name, classes]
+    digits = len(str(published).split(".")[1])
+    assert round(count / 1e6, digits) == published, count
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preact18", "mobilenet-v2", "resnet8", "wrn-10-1"])
+def test_a_network_sees_a_quarter_of_the_side_at_its_end_and_every_pixel(name):
+    torch.manual_seed(0)
+    net = Classifier(name, classes=7).eval()
+    images = torch.rand(2, 3, 32, 32, requires_grad=True)
+    logits = net(images)
+    assert logits.shape == (2, 7)
+    gradient = torch.autograd.grad(logits[0].square().sum(), images)[0]
+    assert not gradient[1].any()
+    assert (gradient[0] != 0).float().mean() > 0.5
+
+
+def test_images_are_normalised_inside():
+    torch.manual_seed(0)
+    net = Classifier("resnet8").eval()
+    images = torch.rand(2, 3, 32, 32)
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+    )
+    torch.testing.assert_close(net(images), net.network((images - mean) / std))
+
+
+def test_a_file_says_which_network_it_holds(tmp_path):
+    torch.manual_seed(0)
+    net = Classifier("wrn-10-1", 20, *CIFAR100).eval()
+    net.save(tmp_path / "net.safetensors")
+    images = torch.rand(2, 3, 32, 32)
+    found = load(tmp_path / "net.safetensors")
+    assert torch.equal(found(images), net(images))
+    assert found.config == net.config
+    assert not found.training
+    assert not any(parameter.requires_grad for parameter in found.parameters())
+
+
+def test_a_teacher_stays_in_evaluation_mode(tmp_path):
+    Classifier("resnet8").save(tmp_path / "net.safetensors")
+    teacher = Teacher(str(tmp_path / "net.safetensors")).train()
+    assert not any(module.training for module in teacher.modules())
+    assert teacher(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_files_that_are_no_classifier_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there are no weights .*absent"):
+        load(tmp_path / "absent.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(ValueError, match="does not say which network it holds"):
+        load(tmp_path / "plain.safetensors")
+    (tmp_path / "text.safetensors").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        load(tmp_path / "text.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet19", "6n \\+ 2 layers"),
+        ("wrn-35-10", "6n \\+ 4 layers"),
+        ("mobilnet-v2", "did you mean 'mobilenet-v2'"),
+        ("vgg", "unknown network 'vgg'; available: resnet20"),
+    ],
+)
+def test_a_network_that_there_is_not_is_named(name, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, 10)

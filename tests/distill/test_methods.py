@@ -1,0 +1,282 @@
+"""What the attack of each method maximises, and in which state it leaves the student."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from distill import losses, methods
+from distill.averaging import Ema, WeightAverage
+from distill.batchnorm import batchnorm, frozen
+from distill.draws import Draws, generator_of
+from distill.method import Method, Step
+
+METHODS = [getattr(methods, name) for name in methods.__all__]
+ATTACKED = [kind for kind in METHODS if kind.attacked]
+
+
+def network(seed, classes=5):
+    torch.manual_seed(seed)
+    made = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(54, classes)
+    )
+    made[1].running_mean.uniform_(-0.2, 0.2)
+    return made
+
+
+class Counted(nn.Module):
+    """A network that remembers what it was asked."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.asked = network, []
+
+    def forward(self, images):
+        self.asked.append(images.detach().clone())
+        return self.network(images)
+
+
+def step_of(method, *, seed=0, **settings):
+    generator = torch.Generator().manual_seed(7)
+    student = network(0).train()
+    return Step(
+        student,
+        torch.rand(4, 3, 8, 8, generator=generator),
+        torch.tensor([0, 4, 2, 2]),
+        Draws(generator_of(seed)),
+        teachers={
+            part: Counted(network(i + 1).eval().requires_grad_(False))
+            for i, part in enumerate(method.teachers)
+        },
+        average=WeightAverage(network(5), Ema()),
+        state=method.new_state(),
+        **settings,
+    )
+
+
+def buffers(net):
+    return {name: value.clone() for name, value in net.named_buffers()}
+
+
+@pytest.mark.parametrize("kind", ATTACKED)
+@pytest.mark.parametrize("mode", ["eval", "batch", "train"])
+def test_an_attack_stays_in_its_ball_and_leaves_the_student_as_it_was(kind, mode):
+    method = kind(batchnorm=mode, eps=8 / 255, step_size=2 / 255, steps=3)
+    step = step_of(method)
+    before = buffers(step.student)
+    adversarial = method.perturb(step)
+    assert not adversarial.requires_grad
+    delta = adversarial - step.images
+    assert 4 / 255 < delta.abs().max() <= 8 / 255 + 1e-6
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in step.student.parameters())
+    assert all(module.training for module in step.student.modules())
+    same = all(torch.equal(value, before[name]) for name, value in buffers(step.student).items())
+    assert same == (mode != "train")
+    assert step.student[1].track_running_stats
+
+
+@pytest.mark.parametrize("kind", ATTACKED)
+def test_an_attack_raises_what_it_maximises(kind):
+    method = kind(start="uniform", eps=8 / 255, step_size=2 / 255, steps=10)
+    step = step_of(method)
+    with batchnorm(step.student, "eval"), torch.no_grad():
+        objective = method.objective(step)
+        noise = step.images + 8 / 255 * Draws(generator_of(1)).uniform(step.images).sign()
+        assert (objective(method.perturb(step)) > objective(noise.clamp(0, 1)) + 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_terms_are_one_per_image_and_teach_the_student_alone(kind):
+    method = kind(eps=8 / 255, step_size=2 / 255, steps=2)
+    step = step_of(method, epoch=100, progress=0.5)
+    terms = method.terms(step, method.perturb(step))
+    assert all(values.shape == (4,) for values in terms.values())
+    losses.total(terms).sum().backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.any() for parameter in step.student[0].parameters()
+    )
+    assert all(p.grad is None for teacher in step.teachers.values() for p in teacher.parameters())
+    assert all(p.grad is None for p in step.average.parameters())
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_step_depends_on_its_draws_alone(kind):
+    method = kind()
+    first, same, other = (method.perturb(step_of(method, seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert torch.equal(first, other) == (not method.attacked)
+
+
+def test_ards_teacher_sees_clean_images_once():
+    method = methods.Ard(steps=3)
+    step = step_of(method)
+    method.terms(step, method.perturb(step))
+    (asked,) = step.teachers["robust"].asked
+    assert torch.equal(asked, step.images)
+
+
+def test_rslad_asks_its_teacher_once_and_knows_no_labels():
+    method = methods.Rslad(steps=3)
+    step, other = step_of(method), step_of(method)
+    other.labels = torch.tensor([1, 1, 1, 1])
+    found = []
+    for each in (step, other):
+        adversarial = method.perturb(each)
+        found.append((adversarial, losses.total(method.terms(each, adversarial))))
+        (asked,) = each.teachers["robust"].asked
+        assert torch.equal(asked, each.images)
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_the_attack_of_ada_ad_follows_its_teacher_too():
+    method = methods.AdaAd()
+    step = step_of(method)
+    teacher, student = step.teachers["robust"].double(), step.student.eval().double()
+    images = step.images.double().requires_grad_()
+    through = torch.autograd.grad(method.objective(step)(images).sum(), images)[0]
+    blocked = torch.autograd.grad(losses.kl(teacher(images), student(images)).sum(), images)[0]
+    assert not torch.allclose(through, blocked)
+    nudge = torch.zeros_like(images)
+    nudge[0, 1, 3, 3] = 1e-6
+    with torch.no_grad():
+        slope = (method.objective(step)(images + nudge) - method.objective(step)(images - nudge))[0] / 2e-6
+    assert float(slope) == pytest.approx(float(through[0, 1, 3, 3]), rel=1e-3)
+
+
+def test_mtard_weighs_its_terms_by_what_it_has_seen():
+    method = methods.Mtard(steps=2)
+    step = step_of(method)
+    adversarial = method.perturb(step)
+    first = method.terms(step, adversarial)
+    robust, natural = step.teachers["robust"], step.teachers["natural"]
+    assert torch.equal(robust.asked[-1], adversarial)
+    assert torch.equal(natural.asked[-1], step.images)
+    plain = losses.kl(natural(step.images), step.clean) * 0.1
+    torch.testing.assert_close(first["natural"], 0.5 * plain)
+    step.state.first[1] /= 3  # as if the natural loss had begun at a third
+    weighed = method.terms(dataclasses.replace(step), adversarial)
+    weight = float((weighed["natural"] / plain).detach().mean())
+    assert weight == pytest.approx(0.5 + 0.025 * (0.75 - 0.5), abs=1e-3)
+
+
+def test_b_mtard_moves_temperatures_after_and_weights_before_the_loss():
+    method = methods.BMtard(steps=2, temperature_rate=0.5)
+    step = step_of(method)
+    adversarial = method.perturb(step)
+    terms = method.terms(step, adversarial)
+    natural = step.clean_of("natural")
+    torch.testing.assert_close(terms["natural"], 0.05 * losses.kl(natural, step.clean))
+    uncertain = [
+        losses.entropy(step.teachers["robust"].network(adversarial)).mean(),
+        losses.entropy(natural).mean(),
+    ]
+    cooler = int(torch.stack(uncertain).argmax())
+    expected = [1.5, 1.5]
+    expected[cooler] = 1.0
+    assert step.state["entropies"].temperatures.tolist() == expected
+
+
+def test_adr_attacks_and_trains_on_one_label_that_anneals():
+    method = methods.Adr(steps=2)
+    begin, end = step_of(method, progress=0.0), step_of(method, progress=1.0)
+    for step, temperature, confidence in ((begin, 2.5, 0.7), (end, 2.0, 0.95)):
+        average = step.average(step.images)
+        expected = losses.rectified(average, step.labels, temperature=temperature, confidence=confidence)
+        torch.testing.assert_close(method.labels(step), expected)
+        (values,) = method.terms(step, step.images).values()
+        torch.testing.assert_close(values, losses.cross_entropy(step.clean, expected))
+
+
+def test_iad_trusts_its_teacher_until_it_begins():
+    method = methods.Iad(steps=2, begin=3)
+    early, late = (step_of(method, epoch=epoch) for epoch in (2, 3))
+    assert not method.terms(early, early.images + 0.01)["introspective"].any()
+    assert method.terms(late, late.images + 0.01)["introspective"].all()
+
+
+def test_ltd_replaces_labels_by_a_cool_natural_teacher():
+    method = methods.Ltd(label_temperature=2.0)
+    step = step_of(method)
+    labels = (step.teachers["natural"](step.images) / 2).softmax(1)
+    expected = -(labels * step.clean.log_softmax(1)).sum(1)
+    torch.testing.assert_close(method.terms(step, step.images)["clean"], expected)
+
+
+def test_a_mode_is_taken_back_though_the_attack_fails():
+    net = network(0).train()
+    net[1].eval()
+    for mode in ("eval", "train", "batch"):
+        with pytest.raises(RuntimeError, match="boom"), batchnorm(net, mode), frozen(net):
+            raise RuntimeError("boom")
+        assert net.training
+        assert not net[1].training
+        assert net[1].track_running_stats
+        assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_what_was_frozen_before_stays_frozen():
+    net = network(0)
+    net[0].weight.requires_grad_(False)
+    with frozen(net):
+        assert not any(parameter.requires_grad for parameter in net.parameters())
+    assert [name for name, value in net.named_parameters() if not value.requires_grad] == ["0.weight"]
+
+
+def test_draws_do_not_depend_on_the_split_over_processes():
+    like = torch.zeros(6, 3, 2, 2)
+    whole = Draws(generator_of(3)).uniform(like)
+    for rank in range(2):
+        part = Draws(generator_of(3), rank, 2).uniform(like[:3])
+        assert torch.equal(part, whole[rank::2])
+    assert whole.min() < -0.5
+    assert whole.max() > 0.5
+    assert len({float(value) for value in whole[:, 0, 0, 0]}) == 6  # an image's own draw
+
+
+def test_a_start_outside_the_pixels_is_clipped_before_the_first_step():
+    method = methods.PgdAt(steps=1, eps=8 / 255, step_size=1e-6)
+    step = step_of(method)
+    step.images = torch.zeros_like(step.images)
+    adversarial = method.perturb(step)
+    assert adversarial.min() == 0
+    assert (adversarial == 0).float().mean() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eps": 8}, "eps is a radius of images in .*such as 8/255.*got 8"),
+        ({"eps": "8/0"}, "a number or a fraction such as 8/255; got '8/0'"),
+        ({"eps": 2 / 255, "step_size": 8 / 255}, "are the two swapped"),
+        ({"steps": 0}, "no attack of 0 steps"),
+        ({"start": "random"}, "from a 'random' start"),
+    ],
+)
+def test_settings_that_make_no_attack_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        methods.PgdAt(**settings)
+
+
+def test_a_radius_may_be_written_as_a_fraction():
+    assert methods.PgdAt(eps="8/255") == methods.PgdAt(eps=8 / 255)
+
+
+def test_an_unknown_mode_is_named():
+    with (
+        pytest.raises(ValueError, match="'eval', 'train' or 'batch'; got 'test'"),
+        batchnorm(network(0), "test"),
+    ):
+        pass
+
+
+def test_every_method_is_final_and_says_what_it_needs():
+    assert all(issubclass(kind, Method) and not kind.__subclasses__() for kind in METHODS)
+    assert {kind.__name__: kind.teachers for kind in METHODS if len(kind.teachers) == 2} == {
+        "Mtard": ("robust", "natural"),
+        "BMtard": ("robust", "natural"),
+        "IadTwo": ("robust", "natural"),
+    }
