@@ -5,7 +5,6 @@ model or another number of steps spoils it. A cache answers for one set of setti
 """
 
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from imaging.whole import whole
 
 MANIFEST = "manifest.json"
 
@@ -70,12 +71,8 @@ class FeatureCache:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{secrets.token_hex(8)}.safetensors"
-        partial = self._folder / f".{name}.part"
-        try:
+        with whole(self._folder / name) as partial:
             save_file(self._waiting, partial)
-            os.replace(partial, self._folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
         self._homes |= dict.fromkeys(self._waiting, name)
         self._waiting = {}
         self._write_manifest()
@@ -135,12 +132,8 @@ class FeatureCache:
         self._homes = dict(homes)
 
     def _write_manifest(self) -> None:
-        partial = self._folder / f".{secrets.token_hex(8)}.part"
-        try:
+        with whole(self._folder / MANIFEST) as partial:
             partial.write_text(json.dumps({"settings": self._settings, "homes": self._homes}))
-            os.replace(partial, self._folder / MANIFEST)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

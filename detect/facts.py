@@ -52,12 +52,17 @@ class Examined:
 
     @property
     def images(self) -> Images:
-        """The first frame as float32 [1, 3, height, width] in [0, 1], on white where transparent."""
-        first = self.picture.frame(0)
-        if first.alpha is None:
-            return first.pixels
-        opacity = first.alpha.float() / first.levels
-        return opacity * first.pixels + (1 - opacity)
+        """See `on_white`."""
+        return on_white(self.picture)
+
+
+def on_white(picture: Picture) -> Images:
+    """Return the first frame as float32 [1, 3, height, width] in [0, 1], on white where transparent."""
+    first = picture.frame(0)
+    if first.alpha is None:
+        return first.pixels
+    opacity = first.alpha.float() / first.levels
+    return opacity * first.pixels + (1 - opacity)
 
 
 def examine(path: Path, *, max_megapixels: float = 200.0) -> Examined:

@@ -4,13 +4,11 @@
 `a.jpg`; here there are no such results, and both are to be answered.
 """
 
-import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from imaging.batch.discover import Job, Plan, Problem, is_output
-from imaging.formats import PICTURE_SUFFIXES
+from imaging.batch.discover import Found, Job, Plan, Problem, is_output, resolve
 
 LABEL = "heatmap"
 """What stands before the suffix of heatmaps, which are no inputs."""
@@ -25,50 +23,20 @@ def pictures_of(
     those below. A file that is reached twice counts once. Heatmaps of earlier runs are left out, unless one
     is named itself. What is missing or empty becomes a problem and stops nothing else.
     """
-    plan, seen = Plan(), set()
+    plan, found = Plan(), {}
     for text in dict.fromkeys(inputs):
-        named = bool(text) and Path(text).is_file()
-        root, found = (Path(text).parent, [Path(text)]) if named else _resolve(text, recursive)
-        if not found:
-            plan.problems.append(Problem(text, _why_none(text)))
-        for path in found:
-            place = os.path.realpath(path)
-            if not named and is_output(path, LABEL):
-                plan.left_out.append(path)
-            elif place not in seen:
-                seen.add(place)
-                beside = path.relative_to(root)
-                plan.jobs.append(Job(path, Path(heatmaps) / beside.with_name(f"{beside.name}.{LABEL}.png")))
+        matches, reason = resolve(text, recursive)
+        if not matches:
+            plan.problems.append(Problem(text, reason or "holds no pictures"))
+        for each in matches:
+            if not each.named and is_output(each.path, LABEL):
+                plan.left_out.append(each.path)
+            else:
+                found.setdefault(os.path.realpath(each.path), each)
+    plan.jobs.extend(Job(each.path, _heatmap(each, Path(heatmaps))) for each in found.values())
     return plan
 
 
-def _resolve(text: str, recursive: bool) -> tuple[Path, list[Path]]:
-    """The folder that names are kept relative to, and the pictures that a folder or a pattern stands for."""
-    path = Path(text)
-    if text and path.is_dir():
-        return path, list(_pictures_in(path, recursive))
-    if not glob.has_magic(text):
-        return path, []
-    matches = [Path(each) for each in sorted(glob.glob(text, recursive=True))]
-    fixed = next(number for number, part in enumerate(path.parts) if glob.has_magic(part))
-    pictures = [each for each in matches if each.is_file() and each.suffix.lower() in PICTURE_SUFFIXES]
-    return Path(*path.parts[:fixed]), pictures
-
-
-def _pictures_in(folder: Path, recursive: bool) -> Iterator[Path]:
-    for where, folders, files in os.walk(folder):  # links to folders are not followed
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES:
-                yield Path(where) / name
-
-
-def _why_none(text: str) -> str:
-    if not text:
-        return "is an empty name"
-    path = Path(text)
-    if path.is_dir():
-        return "holds no pictures"
-    if path.exists():
-        return "is neither a file nor a folder"
-    return "matches no pictures" if glob.has_magic(text) else "does not exist"
+def _heatmap(found: Found, folder: Path) -> Path:
+    beside = found.path.relative_to(found.root)
+    return folder / beside.with_name(f"{beside.name}.{LABEL}.png")

@@ -9,10 +9,11 @@ from jaxtyping import Float
 
 from detect.duplicates import Trace, perceptual_hash, thumbnail
 from detect.equalise import Equaliser, TooSmallError, pixel_hash, to_bytes
-from detect.facts import Facts, examine
+from detect.facts import Facts, examine, on_white
 from detect.frequency import block_statistics
 from detect.layouts import Sample
 from imaging.errors import PictureError
+from imaging.io import read
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Reader:
 
 
 def _describe(look: Look, equaliser: Equaliser) -> Described:
-    equalised = equaliser(examine(look.sample.path).images)
+    equalised = equaliser(on_white(read(look.sample.path)))
     facts, pixels = look.facts, equalised.pixels
     if equalised.recompressed:
         # there is no file any more; what a lossless one would take still tells how busy the picture is

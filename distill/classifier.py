@@ -7,6 +7,7 @@ wrn-34-10, …            wide ResNets of depth and width      mobilenet-v2
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -59,22 +60,29 @@ class Classifier(Normalised):
         save_file(state, path, metadata={"classifier": json.dumps(self.config)})
 
 
-class Teacher(nn.Module):
-    """A classifier that `Classifier.save` wrote, frozen and in evaluation mode for good.
+class Frozen(nn.Module):
+    """A classifier that neither learns nor leaves evaluation mode."""
 
-    Raises FileNotFoundError if there is no such file, and ValueError if it does not say what it holds.
-    """
-
-    def __init__(self, path: str) -> None:
+    def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
-        self.classifier = load(path)
+        self.classifier = classifier.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "Teacher":
+    def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode."""
         return super().train(False)
 
     def forward(self, images: Images) -> Logits:
         return self.classifier(images)
+
+
+class Teacher(Frozen):
+    """A classifier that `Classifier.save` wrote, for configuration files.
+
+    Raises FileNotFoundError if there is no such file, and ValueError if it does not say what it holds.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(load(path))
 
 
 def load(path: str | Path) -> Classifier:

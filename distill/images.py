@@ -59,10 +59,17 @@ def labelled(root: str | Path, *, train: bool) -> Labelled:
     root, part = Path(root), "train" if train else "test"
     if root.suffix == ".npz" and root.is_file():
         return _npz(root, part)
-    for reader in (_torchvision, _rows, _columns, _folders):
-        if (found := reader(root, part)) is not None:
-            return found
+    found = cifar(root, train=train) or _folders(root, part)
+    if found is not None:
+        return found
     raise FileNotFoundError(f"{root} holds no {part} pictures: point to CIFAR, an npz file or class folders")
+
+
+def cifar(root: Path, *, train: bool) -> Labelled | None:
+    """Return the training or test pictures of CIFAR in their official order, in any of the forms that
+    `labelled` names; None where a folder holds none."""
+    part = "train" if train else "test"
+    return _torchvision(root, part) or _rows(root, part) or _columns(root, part)
 
 
 def _torchvision(root: Path, part: str) -> Labelled | None:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks import Linf, Objective, pgd
+from attacks import Linf, Objective, cross_entropy, pgd
 from attacks.ball import Images
 from distill.batchnorm import BatchNormMode, batchnorm, frozen
 from distill.draws import Draws
@@ -64,7 +64,8 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """Settings of the attack that all methods share, and two doors: `objective` and `terms`.
+    """Settings of the attack that all methods share, and two doors: `terms`, and `objective` where the
+    attack is another than that on the labels.
 
     Radius and step are in units of images in [0, 1]; configuration files may write them as "8/255".
     """
@@ -95,9 +96,10 @@ class Method(ABC):
         if self.steps < 1 or self.start not in ("uniform", "gaussian", "clean"):
             raise ValueError(f"there is no attack of {self.steps} steps from a {self.start!r} start")
 
-    @abstractmethod
     def objective(self, step: Step) -> Objective:
-        """Return what the attack maximises; called with the student in the attack's mode, weights frozen."""
+        """Return what the attack maximises, the cross-entropy unless a method says otherwise; called with the
+        student in the attack's mode, weights frozen."""
+        return cross_entropy(step.student, step.labels)
 
     @abstractmethod
     def terms(self, step: Step, adversarial: Images) -> Terms:

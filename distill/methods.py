@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from attacks import Objective, cross_entropy
+from attacks import Objective
 from attacks.ball import Images
 from distill import losses
 from distill.balance import EntropyBalance, LossBalance
@@ -25,9 +25,6 @@ class Natural(Method):
 
     attacked: ClassVar[bool] = False
 
-    def objective(self, step: Step) -> Objective:
-        return cross_entropy(step.student, step.labels)
-
     def terms(self, step: Step, adversarial: Images) -> Terms:
         return {"clean": losses.cross_entropy(step.student(adversarial), step.labels)}
 
@@ -39,9 +36,6 @@ class PgdAt(Method):
     With one step of 10/255 it is fast adversarial training (Wong, Rice and Kolter, ICLR 2020, arXiv
     2001.03994).
     """
-
-    def objective(self, step: Step) -> Objective:
-        return cross_entropy(step.student, step.labels)
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
         return losses.pgd_at(step.student(adversarial), step.labels)
@@ -82,9 +76,6 @@ class Mart(Method):
     weight: float = 5.0
     kl_scale: float = 1.0
 
-    def objective(self, step: Step) -> Objective:
-        return cross_entropy(step.student, step.labels)
-
     def terms(self, step: Step, adversarial: Images) -> Terms:
         attacked = step.student(adversarial)
         return losses.mart(step.clean, attacked, step.labels, weight=self.weight, kl_scale=self.kl_scale)
@@ -100,9 +91,6 @@ class Ard(Method):
     """One over the number of classes, as in the released code."""
 
     teachers: ClassVar[tuple[str, ...]] = ("robust",)
-
-    def objective(self, step: Step) -> Objective:
-        return cross_entropy(step.student, step.labels)
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
         attacked = step.student(adversarial)
@@ -130,9 +118,6 @@ class Iad(Method):
 
     teachers: ClassVar[tuple[str, ...]] = ("robust",)
 
-    def objective(self, step: Step) -> Objective:
-        return cross_entropy(step.student, step.labels)
-
     def terms(self, step: Step, adversarial: Images) -> Terms:
         seen = step.teach("robust", adversarial)
         attacked = step.student(adversarial)
@@ -158,9 +143,6 @@ class IadTwo(Method):
     kl_scale: float = 1.0
 
     teachers: ClassVar[tuple[str, ...]] = ("robust", "natural")
-
-    def objective(self, step: Step) -> Objective:
-        return cross_entropy(step.student, step.labels)
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
         seen = step.teach("robust", adversarial)
@@ -237,9 +219,6 @@ class Mtard(Method):
     def new_state(self) -> nn.Module:
         return LossBalance(self.weight_rate)
 
-    def objective(self, step: Step) -> Objective:
-        return cross_entropy(step.student, step.labels)
-
     def terms(self, step: Step, adversarial: Images) -> Terms:
         terms = losses.two_teachers(
             step.teach("robust", adversarial),
@@ -271,9 +250,6 @@ class BMtard(Method):
     def new_state(self) -> nn.Module:
         entropies = EntropyBalance(self.temperature_rate, highest=self.highest_temperature)
         return nn.ModuleDict({"losses": LossBalance(self.weight_rate), "entropies": entropies})
-
-    def objective(self, step: Step) -> Objective:
-        return cross_entropy(step.student, step.labels)
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
         assert isinstance(step.state, nn.ModuleDict)
@@ -365,9 +341,6 @@ class DefensiveDistillation(Method):
 
     attacked: ClassVar[bool] = False
     teachers: ClassVar[tuple[str, ...]] = ("natural",)
-
-    def objective(self, step: Step) -> Objective:
-        return cross_entropy(step.student, step.labels)
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
         labels = losses.soft_labels(step.clean_of("natural"), temperature=self.temperature)

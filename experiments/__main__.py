@@ -9,6 +9,7 @@
 `experiments.robustness`.
 """
 
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -16,31 +17,17 @@ import torch
 
 from experiments.cli import train
 
+COMMANDS = ("evaluate", "protect-benchmark", "personalisation", "audit", "robustness")
+"""Modules of this package that are no training, by their names with hyphens."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; `arguments` default to the process's own."""
     torch.set_float32_matmul_precision("high")
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["evaluate"]:
-        from experiments.evaluate import main as evaluate
-
-        sys.exit(evaluate(given[1:]))
-    if given[:1] == ["protect-benchmark"]:
-        from experiments.protect_benchmark import main as benchmark
-
-        sys.exit(benchmark(given[1:]))
-    if given[:1] == ["personalisation"]:
-        from experiments.personalisation import main as personalisation
-
-        sys.exit(personalisation(given[1:]))
-    if given[:1] == ["audit"]:
-        from experiments.audit import main as audit
-
-        sys.exit(audit(given[1:]))
-    if given[:1] == ["robustness"]:
-        from experiments.robustness import main as robustness
-
-        sys.exit(robustness(given[1:]))
+    if given and given[0] in COMMANDS:
+        module = importlib.import_module(f"experiments.{given[0].replace('-', '_')}")
+        sys.exit(module.main(given[1:]))
     train(given)
 
 

@@ -1,20 +1,13 @@
 """CIFAR-10 (Krizhevsky, 2009) as bytes in memory, and as training data."""
 
-import json
 from pathlib import Path
 
 import lightning as L
-import numpy as np
-import torch
-from jaxtyping import Int, UInt8
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+from distill.images import Labels, Pixels, cifar
 
-Pixels = UInt8[Tensor, "n 3 32 32"]
-Labels = Int[Tensor, " n"]
+LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def cifar10(root: str | Path, *, train: bool) -> tuple[Pixels, Labels]:
@@ -26,32 +19,13 @@ def cifar10(root: str | Path, *, train: bool) -> tuple[Pixels, Labels]:
 
     Raises FileNotFoundError if there is none of these.
     """
-    root = Path(root)
-    if (root / "cifar-10-batches-py").is_dir():
-        from torchvision.datasets import CIFAR10
-
-        data = CIFAR10(str(root), train=train)
-        return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
-    rows = sorted(root.glob("data_batch_?.png" if train else "test_batch.png"))
-    if rows:
-        names = root / ("train_lables.json" if train else "test_lables.json")
-        return _pictures(rows), torch.tensor(json.loads(names.read_text()))
-    columns = [] if train else sorted(root.glob("test_???.webp"))
-    if columns:
-        return _pictures(columns), torch.from_numpy(np.load(root / "test_labels.npy")).long()
+    found = cifar(Path(root), train=train)
+    if found is not None and found.classes == len(LABELS):
+        return found.pixels, found.labels
     part = "training" if train else "test"
     raise FileNotFoundError(
         f"{root} holds no CIFAR-10 {part} pictures: point to a folder with cifar-10-batches-py/"
     )
-
-
-def _pictures(paths: list[Path]) -> Pixels:
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        parts = [np.asarray(Image.open(path).convert("RGB")).reshape(-1, 32, 32, 3) for path in paths]
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-    return torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2).contiguous()
 
 
 class CifarImages(L.LightningDataModule):

@@ -10,29 +10,20 @@ teachers of other configurations.
 import sys
 
 import torch
-from torch import Tensor, nn
 
-from distill.classifier import Classifier
+from distill.classifier import Classifier, Frozen
 from experiments.robustbench import load_model
 
 
-class Zoo(nn.Module):
-    """A teacher of RobustBench's zoo by its name, frozen and in evaluation mode for good.
+class Zoo(Frozen):
+    """A teacher of RobustBench's zoo by its name.
 
     Raises FileNotFoundError, naming file and folder, when its weights are absent and cannot be fetched, and
     ValueError for a name that the zoo does not have.
     """
 
     def __init__(self, name: str, model_dir: str = "models", dataset: str = "cifar10") -> None:
-        super().__init__()
-        self.classifier = load_model(name, model_dir=model_dir, dataset=dataset).requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "Zoo":
-        """Stay in evaluation mode."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(images)
+        super().__init__(load_model(name, model_dir=model_dir, dataset=dataset))
 
 
 def export(checkpoint: str, out: str) -> Classifier:

@@ -5,7 +5,6 @@
 """
 
 import os
-import secrets
 from pathlib import Path
 
 from imaging.decode import MIN_SIDE, decode
@@ -21,6 +20,7 @@ from imaging.errors import (
 from imaging.formats import PICTURE_SUFFIXES, PicturePath, format_of, is_lossless, sniff
 from imaging.guards import one_line
 from imaging.picture import Picture
+from imaging.whole import whole
 
 __all__ = [
     "MIN_SIDE",
@@ -120,13 +120,7 @@ def write(picture: Picture, path: PicturePath, *, overwrite: bool = False) -> tu
 
 
 def _write_atomically(data: bytes, path: Path) -> None:
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole(path) as partial, partial.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -43,7 +43,7 @@ from protect.targets import grey, texture
 
 ROUTES = ("plain", "ours", "ours-float32")
 COLUMNS = ("method", "plain s", "ours s", "ratio", "ratio in float32", "plain MB", "ours MB", "ratio")
-WHOLE = ("method", "model", "pictures", "px", "steps", "seconds", "to the first step", "MB")
+WHOLE = ("method", "model", "pictures", "px", "steps", "seconds", "to the first step", "megabytes")
 METHODS = (
     "photoguard",
     "mist-textural",
@@ -54,12 +54,12 @@ METHODS = (
     "diffusionguard",
     "photoguard-diffusion",
 )
-INPAINTING = ("diffusionguard", "photoguard-diffusion")
 Step = Callable[[Tensor], object]
 
 
-def sd15_shaped(width: float) -> DiffusionModel:
-    """A random model of Stable Diffusion 1.5's shape with `width` times its channels; its text is fixed."""
+def sd15_shaped(width: float, *, inpaints: bool = False) -> DiffusionModel:
+    """A random model of Stable Diffusion 1.5's shape, or of its inpainting model's, with `width` times its
+    channels; its text is fixed."""
     from types import SimpleNamespace
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -68,7 +68,7 @@ def sd15_shaped(width: float) -> DiffusionModel:
     from diffusion.schedule import NoiseSchedule
 
     class Words(torch.nn.Module):
-        def forward(self, prompts: list[str]) -> SimpleNamespace:
+        def forward(self, prompts: list[str], rows: Tensor | None = None) -> SimpleNamespace:
             return SimpleNamespace(last_hidden_state=torch.zeros(len(prompts), 77, 768))
 
     def channels(*full: int) -> tuple[int, ...]:
@@ -82,6 +82,7 @@ def sd15_shaped(width: float) -> DiffusionModel:
     )
     unet = UNet2DConditionModel(
         sample_size=64,
+        in_channels=9 if inpaints else 4,
         block_out_channels=channels(320, 640, 1280, 1280),
         cross_attention_dim=768,
         attention_head_dim=8,
@@ -156,8 +157,9 @@ def our_step(
     name: str, model: DiffusionModel, images: Tensor, target: Tensor, precision: torch.dtype
 ) -> Step:
     """One step as the method takes it inside `pgd`."""
-    mask = centre(images) if name in INPAINTING else None
-    objective = create(name).objective(model, images, target=target, mask=mask, generator=None)
+    method = create(name)
+    mask = centre(images) if method.needs_mask else None
+    objective = method.objective(model, images, target=target, mask=mask, generator=None)
     if precision != torch.float32:
         objective = autocast(objective, precision)
     return lambda images: value_and_gradient(objective, images)
@@ -174,8 +176,11 @@ def centre(images: Tensor) -> Tensor:
 def run_case(case: dict) -> dict:
     """Measure one case in this process: median seconds per step and peak megabytes above the loaded model."""
     device = torch.device(case["device"])
-    builtin = "builtin-inpainting" if case["method"] in INPAINTING else "builtin"
-    model = load(builtin) if case["shape"] == "builtin" else sd15_shaped(case["width"])
+    inpaints = create(case["method"]).needs_inpainting
+    if case["shape"] == "builtin":
+        model = load("builtin-inpainting" if inpaints else "builtin")
+    else:
+        model = sd15_shaped(case["width"], inpaints=inpaints)
     model.to(device)
     images = torch.rand(1, 3, case["side"], case["side"], device=device)
     target = texture(case["side"], case["side"]).to(device)
@@ -248,7 +253,7 @@ def run_whole(case: dict) -> dict:
         "steps": method.steps,
         "seconds": time.perf_counter() - start,
         "to the first step": first[0] - start,
-        "MB": peak.megabytes() - before,
+        "megabytes": peak.megabytes() - before,
     }
 
 
@@ -305,8 +310,7 @@ def _in_fresh_process(case: dict) -> dict:
             [*command, json.dumps(case)], check=True, capture_output=True, text=True, env=environment
         )
         found.append(json.loads(finished.stdout.splitlines()[-1]))
-    memory = "MB" if "MB" in found[1] else "megabytes"
-    return {**found[0], memory: found[1][memory]}
+    return {**found[0], "megabytes": found[1]["megabytes"]}
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
+    """A picture file that an input stands for."""
+
     path: Path
     root: Path
     """The folder below which a mirrored tree begins."""
@@ -80,7 +82,7 @@ def plan(
     texts = list(dict.fromkeys(os.fspath(each) for each in inputs))
     result, found = Plan(), {}
     for text in texts:
-        matches, reason = _resolve(text, recursive)
+        matches, reason = resolve(text, recursive)
         fresh = [
             each for each in matches if not is_output(each.path, label) or (each.named and len(texts) == 1)
         ]
@@ -100,16 +102,19 @@ def is_output(path: Path, label: str = "protected") -> bool:
     return path.stem.lower().endswith(f".{label}")
 
 
-def _resolve(text: str, recursive: bool) -> tuple[list[_Found], str | None]:
-    """The files that an input stands for, or why there are none."""
+def resolve(text: str, recursive: bool) -> tuple[list[Found], str | None]:
+    """Return the pictures that a file, folder or pattern stands for, and why there are none.
+
+    The reason is None for a folder without pictures, too.
+    """
     path = Path(text)
     if not text:  # which Path would take for the current folder
         return [], "is an empty name"
     try:
         if path.is_dir():
-            return [_Found(each, path, named=False) for each in _pictures_in(path, recursive)], None
+            return [Found(each, path, named=False) for each in _pictures_in(path, recursive)], None
         if path.is_file():
-            return [_Found(path, path.parent, named=True)], None
+            return [Found(path, path.parent, named=True)], None
         if path.exists():
             return [], "is neither a file nor a folder"
         if glob.has_magic(text):
@@ -119,13 +124,13 @@ def _resolve(text: str, recursive: bool) -> tuple[list[_Found], str | None]:
     return [], "is a link that leads nowhere" if path.is_symlink() else "does not exist"
 
 
-def _matches(pattern: str, recursive: bool) -> tuple[list[_Found], str | None]:
+def _matches(pattern: str, recursive: bool) -> tuple[list[Found], str | None]:
     paths = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]
     root = _fixed_part(pattern)
     files = [each for each in paths if each.is_file() and each.suffix.lower() in PICTURE_SUFFIXES]
     folders = [each for each in paths if each.is_dir() and "**" not in pattern]
     files += [picture for folder in folders for picture in _pictures_in(folder, recursive)]
-    return [_Found(each, root, named=False) for each in files], None if files else "matches no pictures"
+    return [Found(each, root, named=False) for each in files], None if files else "matches no pictures"
 
 
 def _fixed_part(pattern: str) -> Path:
@@ -146,7 +151,7 @@ def _pictures_in(folder: Path, recursive: bool) -> Iterator[Path]:
             yield from _pictures_in(Path(entry.path), recursive)
 
 
-def _single_output(out: str | os.PathLike[str] | None, texts: list[str], found: list[_Found]) -> Path | None:
+def _single_output(out: str | os.PathLike[str] | None, texts: list[str], found: list[Found]) -> Path | None:
     """The path that `out` gives to the only result, or None when results are named after their inputs."""
     if out is None:
         return None
@@ -164,7 +169,7 @@ def _single_output(out: str | os.PathLike[str] | None, texts: list[str], found: 
     return path
 
 
-def _output(found: _Found, out: str | os.PathLike[str] | None, label: str) -> Path:
+def _output(found: Found, out: str | os.PathLike[str] | None, label: str) -> Path:
     name = f"{found.path.stem}.{label}.png"
     if out is None:
         return found.path.with_name(name)

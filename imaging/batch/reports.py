@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from imaging.whole import whole
 
 
 def write_report(records: Sequence[Any], path: Path) -> None:
@@ -16,13 +16,9 @@ def write_report(records: Sequence[Any], path: Path) -> None:
         [_plain(asdict(record)) for record in records], indent=2, ensure_ascii=False, allow_nan=False
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
+    with whole(path) as partial:
         # File names may hold bytes that are no text; the report shows them as escapes instead of failing.
         partial.write_bytes(text.encode(errors="backslashreplace") + b"\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def line(record: Any, *more: str) -> str:
