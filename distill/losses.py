@@ -17,6 +17,7 @@ Logits = Float[Tensor, "batch classes"]
 Probabilities = Float[Tensor, "batch classes"]
 Labels = Int[Tensor, " batch"]
 Losses = Float[Tensor, " batch"]
+Images = Float[Tensor, "batch channels height width"]
 Terms = Mapping[str, Losses]
 
 
@@ -214,6 +215,17 @@ def rectified(
     gap = p.amax(1) - p.gather(1, labels[:, None]).squeeze(1)
     share = (confidence - gap).clamp(0, 1)[:, None]
     return share * p + (1 - share) * F.one_hot(labels, p.shape[1]).to(p)
+
+
+def misalignment(here: Images, there: Images) -> Losses:
+    """Return 1 - cosine of the angle between two gradients of each image, which GradAlign keeps small
+    (Andriushchenko and Flammarion, NeurIPS 2020, arXiv 2007.02617).
+
+    Where either gradient is zero there is no angle, and the loss is zero.
+    """
+    here, there = _wide(here).flatten(1), _wide(there).flatten(1)
+    angled = here.detach().any(1) & there.detach().any(1)
+    return torch.where(angled, 1 - F.cosine_similarity(here, there, dim=1, eps=1e-30), 0.0)
 
 
 def soft_labels(teacher_clean: Logits, *, temperature: float) -> Probabilities:

@@ -244,6 +244,23 @@ def test_entropy_is_that_of_the_formula(logits):
     )
 
 
+def test_misalignment_is_one_minus_the_cosine_and_nothing_where_there_is_no_angle(generator):
+    here, there = (torch.randn(4, 1, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    here[2], there[3] = -3 * there[2], 0
+    here, there = here.requires_grad_(), there.requires_grad_()
+    expected = []
+    for one, other in zip(here.flatten(1).tolist(), there.flatten(1).tolist(), strict=True):
+        length = math.hypot(*one) * math.hypot(*other)
+        product = sum(a * b for a, b in zip(one, other, strict=True))
+        expected.append(1 - product / length if length else 0.0)
+    found = losses.misalignment(here, there)
+    torch.testing.assert_close(found.detach(), torch.tensor(expected, dtype=torch.float64))
+    assert float(found[2].detach()) == pytest.approx(2)
+    slopes = torch.autograd.grad(found.sum(), (here, there))
+    assert all(slope.isfinite().all() and not slope[3].any() for slope in slopes)
+    assert follows(losses.misalignment, tuple(part.detach()[:3].requires_grad_() for part in (here, there)))
+
+
 def test_rectified_labels_trust_what_is_right_and_not_what_is_confidently_wrong(logits):
     average = logits()
     found = losses.rectified(average, LABELS, temperature=1.5, confidence=0.8)

@@ -107,7 +107,7 @@ def test_a_step_depends_on_its_draws_alone(kind):
     method = kind()
     first, same, other = (method.perturb(step_of(method, seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(first, same)
-    assert torch.equal(first, other) == (not method.attacked)
+    assert torch.equal(first, other) == (not method.attacked or method.start == "clean")
 
 
 def test_ards_teacher_sees_clean_images_once():
@@ -145,6 +145,51 @@ def test_the_attack_of_ada_ad_follows_its_teacher_too():
     with torch.no_grad():
         slope = (method.objective(step)(images + nudge) - method.objective(step)(images - nudge))[0] / 2e-6
     assert float(slope) == pytest.approx(float(through[0, 1, 3, 3]), rel=1e-3)
+
+
+def alignment_of(student):
+    """What GradAlign asks of a student in a ball of 0.1, the mean over images."""
+    method = methods.GradAlign(eps=0.1, step_size=0.1, alignment=0.5)
+    step = step_of(method)
+    step.student, step.images = student, step.images.double()
+    return method.terms(step, step.images)["alignment"].mean()
+
+
+def test_grad_align_asks_nothing_of_a_loss_whose_gradient_never_turns():
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).double()
+    # of two classes the gradient is a multiple of one direction; of five it turns with the probabilities
+    two = nn.Sequential(nn.Flatten(), nn.Linear(192, 2), nn.ConstantPad1d((0, 3), -1e9)).double()
+    two_labels = torch.tensor([0, 1, 1, 0])
+    method = methods.GradAlign(eps=0.1, step_size=0.1)
+    step = step_of(method)
+    step.student, step.images, step.labels = two, step.images.double(), two_labels
+    assert method.terms(step, step.images)["alignment"].abs().max() < 1e-12
+    assert alignment_of(linear) > 1e-6
+
+
+def test_grad_align_differentiates_the_gradient():
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.Softplus(), nn.Linear(6, 5)).double()
+    weight = student[1].weight
+    (slope,) = torch.autograd.grad(alignment_of(student), weight)
+    place = divmod(int(slope.abs().argmax()), weight.shape[1])
+    found = []
+    for nudge in (1e-5, -2e-5):
+        with torch.no_grad():
+            weight[place] += nudge
+        found.append(float(alignment_of(student).detach()))
+    assert (found[0] - found[1]) / 2e-5 == pytest.approx(float(slope[place]), rel=1e-4)
+    # the same, by hand, at the draws of the step
+    draws = step_of(methods.GradAlign()).draws
+    images = step_of(methods.GradAlign()).images.double()
+    gradients = []
+    for at in (images, images + 0.1 * draws.uniform(images)):
+        at.requires_grad_()
+        loss = torch.nn.functional.cross_entropy(student(at), torch.tensor([0, 4, 2, 2]), reduction="sum")
+        gradients.append(torch.autograd.grad(loss, at)[0].flatten(1))
+    cosine = torch.nn.functional.cosine_similarity(*gradients)
+    assert found[1] == pytest.approx(float(0.5 * (1 - cosine).mean()))
 
 
 def test_mtard_weighs_its_terms_by_what_it_has_seen():
