@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from detect.calibration import Calibration, Logits, calibrate
 from detect.equalise import Equaliser
 from imaging.picture import Images
+from imaging.whole import whole
 
 Labels = Int[Tensor, " batch"]
 Pairs = Float[Tensor, "batch 2"]
@@ -131,11 +132,13 @@ class Detector(nn.Module, ABC):
         return torch.stack([1 - generated, generated], dim=1)
 
     def save(self, folder: str | Path) -> None:
-        """Keep the detector in a folder, which is made."""
+        """Keep the detector in a folder, which is made; a file that was there stays until its successor is
+        whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights().items()}
-        save_file(tensors, folder / _WEIGHTS)
+        with whole(folder / _WEIGHTS) as partial:
+            save_file(tensors, partial)
         description = {
             "kind": self.kind,
             "settings": self.settings(),
@@ -144,7 +147,8 @@ class Detector(nn.Module, ABC):
             "equaliser": asdict(self.equaliser),
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }
-        (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        with whole(folder / _DESCRIPTION) as partial:
+            partial.write_text(json.dumps(description, indent=2) + "\n")
 
 
 def create(name: str, **settings: Any) -> Detector:
