@@ -34,6 +34,10 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="a configuration file")
         return parser
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Lightning's own warns of any `args` beside a command line; these are that command line
+        self.config = parser.parse_args(args)
+
 
 def train(arguments: Sequence[str]) -> None:
     """Run LightningCLI; what it is given wrongly, and a loss that is not finite, is one line and exit code
