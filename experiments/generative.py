@@ -5,14 +5,14 @@
 
 Each attack runs beside itself with nothing to gain: what its round through the model alone does to a picture
 is no success. Pictures are saved as PNG and read again; accuracy and distances are theirs. `report.json`,
-`table.md` and the pictures go to `--out`.
+`table.md` and the pictures go to `--out`, after each attack.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from imaging.io import read, write
 from imaging.metrics import l2, linf, psnr, ssim
 from imaging.perceptual import Lpips
 from imaging.picture import Picture
+from imaging.whole import whole
 
 BUDGET = 8 / 255
 """Of those that have a bound."""
@@ -131,9 +132,8 @@ def measure(
     lpips: Lpips | None = None,
     seed: int = 0,
     batch: int = 16,
-) -> list[Figures]:
-    """Run attacks and return their figures; pictures go to a folder of `out` for each."""
-    found = []
+) -> Iterator[Figures]:
+    """Run attacks and yield the figures of each; pictures go to a folder of `out` for each."""
     for name in names:
         start = time.perf_counter()
         made = _saved(_run(world, name, seed, batch, gain=True), out / name)
@@ -142,22 +142,19 @@ def measure(
         with torch.no_grad():
             said, said_idle = world.classifier(made).argmax(1), world.classifier(idle).argmax(1)
             apart = None if lpips is None else float(lpips(made, world.images).mean())
-        found.append(
-            Figures(
-                name,
-                len(made),
-                float((said_idle == world.labels).float().mean()),
-                float((said == world.labels).float().mean()),
-                float((said == world.targets).float().mean()),
-                float(linf(made, world.images).mean()),
-                float(l2(made, world.images).mean()),
-                float(psnr(made, world.images).mean()),
-                float(ssim(made, world.images).mean()),
-                apart,
-                seconds,
-            )
+        yield Figures(
+            name,
+            len(made),
+            float((said_idle == world.labels).float().mean()),
+            float((said == world.labels).float().mean()),
+            float((said == world.targets).float().mean()),
+            float(linf(made, world.images).mean()),
+            float(l2(made, world.images).mean()),
+            float(psnr(made, world.images).mean()),
+            float(ssim(made, world.images).mean()),
+            apart,
+            seconds,
         )
-    return found
 
 
 def _run(world: World, name: str, seed: int, batch: int, *, gain: bool) -> Tensor:
@@ -260,14 +257,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         world = _cifar(given) if given.model == "cifar10" else _imagenet(given)
         lpips = None if given.lpips is None else Lpips.from_file(given.lpips)
-        figures = measure(world, given.attack, given.out, lpips=lpips, seed=given.seed, batch=given.batch)
+        figures = []
+        for one in measure(world, given.attack, given.out, lpips=lpips, seed=given.seed, batch=given.batch):
+            figures.append(one)
+            _report(figures, given.out)  # what is measured is kept, however the run ends
     except (ValueError, OSError, ImportError) as error:
         print(f"generative: {error}", file=sys.stderr)
         return 1
-    (given.out / "report.json").write_text(json.dumps([asdict(one) for one in figures], indent=1) + "\n")
-    (given.out / "table.md").write_text(table(figures))
     print(table(figures))
     return 0
+
+
+def _report(figures: Sequence[Figures], out: Path) -> None:
+    with whole(out / "report.json") as partial:
+        partial.write_text(json.dumps([asdict(one) for one in figures], indent=1) + "\n")
+    with whole(out / "table.md") as partial:
+        partial.write_text(table(figures))
 
 
 if __name__ == "__main__":

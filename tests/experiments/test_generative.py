@@ -23,7 +23,7 @@ def world(small_prior):
 
 
 def test_figures_are_those_of_the_files(world, tmp_path):
-    figures = generative.measure(world, ["pgd", "atkpdm"], tmp_path, batch=1)
+    figures = list(generative.measure(world, ["pgd", "atkpdm"], tmp_path, batch=1))
     for one in figures:
         made = torch.cat([read(path).pixels for path in sorted((tmp_path / one.attack).glob("*.png"))])
         with torch.no_grad():
