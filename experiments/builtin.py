@@ -53,14 +53,16 @@ def export_autoencoder(checkpoint: str, root: str, out: str) -> None:
 
 def export_denoiser(checkpoint: str, out: str) -> None:
     module = DenoiserTraining.load_from_checkpoint(checkpoint, map_location="cpu")
-    folder = Path(out)
+    folder, vae = Path(out), module.codec.vae
+    if not (folder / "vae").exists():  # trained on the latents of another's autoencoder
+        vae.save_pretrained(folder / "vae")
     module.unet.half().save_pretrained(folder / "unet")
     module.text_encoder.half().save_pretrained(folder / "text_encoder")
     module.tokenizer.save_pretrained(folder / "tokenizer")
     DDIMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
-        "vae": ["diffusers", "AutoencoderKL"],
+        "vae": ["diffusers", type(vae).__name__],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],

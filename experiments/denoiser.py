@@ -4,11 +4,13 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffusion.codec import Codec, LatentModel
+from diffusion.load import load
 from experiments.masks import random_masks
 from experiments.schedules import cosine_after_warmup
 
@@ -51,10 +53,13 @@ class DenoiserTraining(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         # In a list, so that the frozen autoencoder is neither a parameter nor part of the checkpoint.
-        self._autoencoder = [AutoencoderKL.from_pretrained(autoencoder).requires_grad_(False).eval()]
+        found = load(autoencoder, denoiser=False)
+        if not isinstance(found, LatentModel):
+            raise ValueError(f"{autoencoder} is no autoencoder: name a folder of one, or a TAESD pair")
+        self._codec = [found.codec.to(memory_format=torch.channels_last)]
         self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer)
         self.text_encoder = self._build_text_encoder(text_width, text_layers)
-        channels = self._autoencoder[0].config.latent_channels
+        channels = self.codec.channels
         self.unet = UNet2DConditionModel(
             sample_size=64,
             in_channels=2 * channels + 1 if inpainting else channels,
@@ -98,12 +103,16 @@ class DenoiserTraining(L.LightningModule):
         self.load_state_dict({**state, "unet.conv_in.weight": widened})
         self.text_encoder.requires_grad_(False)
 
+    @property
+    def codec(self) -> Codec:
+        """The frozen autoencoder."""
+        return self._codec[0]
+
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Latents:
         """The scaled posterior mean of images in [0,1]."""
-        autoencoder = self._autoencoder[0].to(device=images.device, memory_format=torch.channels_last)
-        x = (2 * images - 1).to(memory_format=torch.channels_last)
+        x = images.to(memory_format=torch.channels_last)
         with torch.no_grad():
-            return autoencoder.encode(x).latent_dist.mean.float() * autoencoder.config.scaling_factor
+            return self.codec.to(images.device).encode(x).float()
 
     def tokens(self, captions: list[str]) -> Float[Tensor, "batch length width"]:
         ids = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids

@@ -89,6 +89,32 @@ def test_the_recipe_makes_a_model_that_loads_and_denoises(data, workplace):
     assert torch.isfinite(noise).all()
 
 
+def test_a_denoiser_learns_on_the_latents_of_another_autoencoder(data, workplace):
+    from diffusers import AutoencoderTiny
+
+    from diffusion.load import load
+    from experiments import builtin, tokenizer
+
+    torch.manual_seed(1)
+    tiny = AutoencoderTiny(latent_channels=16)
+    tiny.save_pretrained("runs/tiny")
+    tokenizer.main(str(data), "runs/tokenizer")
+    given = {"model.autoencoder": "runs/tiny", "model.tokenizer": "runs/tokenizer", "seed_everything": 1}
+    given["model.block_out_channels"] = [16, 32]
+    flags = [part for key, value in given.items() for part in (f"--{key}", str(value))]
+    # a checkpoint that an earlier run left would keep its name
+    Path("runs/builtin_denoiser/last.ckpt").unlink(missing_ok=True)
+    run = fit("builtin_denoiser", data, *flags)
+    builtin.export_denoiser(str(run / "last.ckpt"), "runs/surrogate")
+    model = load("runs/surrogate")
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode(images), tiny.eval().encode(2 * images - 1).latents)
+    noise = model.predict_noise(model.encode(images), torch.tensor([500]), model.condition(["a photo"]))
+    assert noise.shape == (1, 16, 8, 8)
+    assert noise.isfinite().all()
+
+
 def test_a_run_resumes_where_it_stopped(data, workplace):
     run = fit("builtin_autoencoder", data)
     fit("builtin_autoencoder", data, "--trainer.max_steps", "4", "--ckpt_path", str(run / "last.ckpt"))
