@@ -86,7 +86,8 @@ class LatentDiffAttack:
             Images, detached. Each depends on its own picture alone.
 
         Raises:
-            ValueError: for settings out of range, or prompts that are not one per image.
+            ValueError: for settings out of range, prompts that are not one per image, or a mask with a model
+                that is told no words.
         """
         if not 1 <= self.kept <= self.steps:
             raise ValueError(f"of {self.steps} steps 1 to {self.steps} can be kept; got {self.kept}")
@@ -101,6 +102,11 @@ class LatentDiffAttack:
         walk = _Walk(model, told, blanks, timesteps, self.guidance, _words(model, prompts), images)
         with torch.no_grad():
             _, seen, selves = walk.look(states[0])
+            if self.mask != "none" and seen is None:
+                raise ValueError(
+                    f"mask {self.mask!r} is made of the attention to words, and {model.name} is told none; "
+                    "leave it at 'none'"
+                )
             mask = walk.mask(seen, images) if self.mask != "none" and seen is not None else None
             if mask is not None and self.mask == "hard":
                 mask = (mask > 0.5).to(mask)

@@ -179,6 +179,22 @@ def test_a_picture_under_the_latent_attack_does_not_depend_on_its_neighbours(net
     torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=0)
 
 
+def test_a_mask_without_words_is_refused(network, classifier, images):
+    labels = _labels(classifier, images)
+    with pytest.raises(ValueError, match=r"mask 'soft' is made of the attention to words.* is told none"):
+        LatentDiffAttack(mask="soft")(network, classifier, images, labels, _names(labels))
+
+
+def test_a_hard_mask_changes_part_of_the_picture_alone(images):
+    torch.manual_seed(4)
+    classifier = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(192, 3)).eval()
+    images = F.interpolate(images[:1], size=(64, 64), mode="bicubic").clamp(0, 1)
+    attack = LatentDiffAttack(steps=10, kept=1, iterations=1, mask="hard")
+    made = attack(load("builtin"), classifier, images, _labels(classifier, images), ["a boat"])
+    kept = (made == images).all(1)
+    assert 0.01 < kept.float().mean() < 0.99
+
+
 def test_structure_keeps_self_attention_nearer_the_originals(network, classifier, images):
     from diffusion.attention import recorded_attention
 
