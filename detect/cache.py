@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imaging.whole import whole
+from imaging.whole import whole, write_whole
 
 MANIFEST = "manifest.json"
 
@@ -132,8 +132,8 @@ class FeatureCache:
         self._homes = dict(homes)
 
     def _write_manifest(self) -> None:
-        with whole(self._folder / MANIFEST) as partial:
-            partial.write_text(json.dumps({"settings": self._settings, "homes": self._homes}))
+        manifest = {"settings": self._settings, "homes": self._homes}
+        write_whole(self._folder / MANIFEST, json.dumps(manifest))
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from detect.calibration import Calibration, Logits, calibrate
 from detect.equalise import Equaliser
 from imaging.picture import Images
-from imaging.whole import whole
+from imaging.whole import whole, write_whole
 
 Labels = Int[Tensor, " batch"]
 Pairs = Float[Tensor, "batch 2"]
@@ -147,8 +147,7 @@ class Detector(nn.Module, ABC):
             "equaliser": asdict(self.equaliser),
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }
-        with whole(folder / _DESCRIPTION) as partial:
-            partial.write_text(json.dumps(description, indent=2) + "\n")
+        write_whole(folder / _DESCRIPTION, json.dumps(description, indent=2) + "\n")
 
 
 def create(name: str, **settings: Any) -> Detector:

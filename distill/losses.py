@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from attacks.ball import Images
+
 Logits = Float[Tensor, "batch classes"]
 Probabilities = Float[Tensor, "batch classes"]
 Labels = Int[Tensor, " batch"]
 Losses = Float[Tensor, " batch"]
-Images = Float[Tensor, "batch channels height width"]
 Terms = Mapping[str, Losses]
 
 

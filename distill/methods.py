@@ -64,18 +64,24 @@ class GradAlign(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trades(Method):
-    """TRADES (Zhang et al., ICML 2019, arXiv 1901.08573): cross-entropy, and agreement with itself."""
+class _Agreement(Method):
+    """Attacks the student's agreement with its own clean prediction."""
 
     eps: float | str = 0.031
     step_size: float | str = 0.007
     start: Start = "gaussian"
     beta: float = 6.0
     kl_scale: float = 1.0
-    detach_target: bool = False
 
     def objective(self, step: Step) -> Objective:
         return disagreement(step.student, _without_graph(step.student, step.images))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trades(_Agreement):
+    """TRADES (Zhang et al., ICML 2019, arXiv 1901.08573): cross-entropy, and agreement with itself."""
+
+    detach_target: bool = False
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
         return losses.trades(
@@ -297,24 +303,16 @@ class BMtard(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ltd(Method):
+class Ltd(_Agreement):
     """LTD (Chen and Lee, 2021, arXiv 2111.02331): TRADES with the labels of a natural teacher at a low
     temperature. The student's is 1, in training and after.
 
     No code was released: `label_temperature` is our choice, to be sought in {1, 2, 3, 5}.
     """
 
-    eps: float | str = 0.031
-    step_size: float | str = 0.007
-    start: Start = "gaussian"
     label_temperature: float = 2.0
-    beta: float = 6.0
-    kl_scale: float = 1.0
 
     teachers: ClassVar[tuple[str, ...]] = ("natural",)
-
-    def objective(self, step: Step) -> Objective:
-        return disagreement(step.student, _without_graph(step.student, step.images))
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
         labels = losses.soft_labels(step.clean_of("natural"), temperature=self.label_temperature)

@@ -52,10 +52,10 @@ class DenoiserTraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # In a list, so that the frozen autoencoder is neither a parameter nor part of the checkpoint.
         found = load(autoencoder, denoiser=False)
         if not isinstance(found, LatentModel):
             raise ValueError(f"{autoencoder} is no autoencoder: name a folder of one, or a TAESD pair")
+        # In a list, so that the frozen autoencoder is neither a parameter nor part of the checkpoint.
         self._codec = [found.codec.to(memory_format=torch.channels_last)]
         self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer)
         self.text_encoder = self._build_text_encoder(text_width, text_layers)

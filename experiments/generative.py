@@ -22,16 +22,17 @@ from torch import Tensor, nn
 
 from attacks import Linf, cross_entropy, pgd
 from attacks.generative import Ace, AtkPdm, LatentDiffAttack, PromptAttack, diff_pgd
+from diffusion.latent import LatentDiffusion
 from diffusion.load import load
 from diffusion.model import DiffusionModel
 from experiments.cifar import LABELS, cifar10
 from experiments.evaluate import balanced
 from experiments.networks import cifar_resnet, efficientnet_lite0
 from imaging.io import read, write
-from imaging.metrics import l2, linf, ssim
+from imaging.metrics import l2, linf, psnr, ssim
 from imaging.perceptual import Lpips
 from imaging.picture import Picture
-from imaging.whole import whole
+from imaging.whole import write_whole
 
 BUDGET = 8 / 255
 """Of those that have a bound."""
@@ -102,6 +103,15 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+WORDED = ("latent-soft",)
+"""Those that look at the attention to words."""
+
+
+def attacks_of(model: DiffusionModel) -> list[str]:
+    """Return the attacks that can be made with a model."""
+    return [name for name in ATTACKS if name not in WORDED or isinstance(model, LatentDiffusion)]
+
+
 @dataclass(frozen=True)
 class Figures:
     """One attack's, as means over the pictures that it saved; distances from the originals."""
@@ -151,7 +161,7 @@ def measure(
             float((said == world.targets).float().mean()),
             float(linf(made, world.images).mean()),
             float(l2(made, world.images).mean()),
-            -10 * float((made - world.images).square().mean().log10()),
+            float(psnr(*(each.flatten(0, 1)[None] for each in (made, world.images)))),
             float(ssim(made, world.images).mean()),
             apart,
             seconds,
@@ -260,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         world = _cifar(given) if given.model == "cifar10" else _imagenet(given)
         lpips = None if given.lpips is None else Lpips.from_file(given.lpips)
-        figures, names = [], given.attack or [name for name in ATTACKS if name not in _untold(given.model)]
+        figures, names = [], given.attack or attacks_of(world.model)
         for one in measure(world, names, given.out, lpips=lpips, seed=given.seed, batch=given.batch):
             figures.append(one)
             _report(figures, given.out)  # what is measured is kept, however the run ends
@@ -271,16 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _untold(model: str) -> tuple[str, ...]:
-    """The attacks that need words where a model is told a class alone."""
-    return ("latent-soft",) if model == "cifar10" else ()
-
-
 def _report(figures: Sequence[Figures], out: Path) -> None:
-    with whole(out / "report.json") as partial:
-        partial.write_text(json.dumps([asdict(one) for one in figures], indent=1) + "\n")
-    with whole(out / "table.md") as partial:
-        partial.write_text(table(figures))
+    write_whole(out / "report.json", json.dumps([asdict(one) for one in figures], indent=1) + "\n")
+    write_whole(out / "table.md", table(figures))
 
 
 if __name__ == "__main__":

@@ -102,14 +102,15 @@ class LatentDiffAttack:
         walk = _Walk(model, told, blanks, timesteps, self.guidance, _words(model, prompts), images)
         with torch.no_grad():
             _, seen, selves = walk.look(states[0])
-            if self.mask != "none" and seen is None:
-                raise ValueError(
-                    f"mask {self.mask!r} is made of the attention to words, and {model.name} is told none; "
-                    "leave it at 'none'"
-                )
-            mask = walk.mask(seen, images) if self.mask != "none" and seen is not None else None
-            if mask is not None and self.mask == "hard":
-                mask = (mask > 0.5).to(mask)
+            mask = None
+            if self.mask != "none":
+                if seen is None:
+                    raise ValueError(
+                        f"mask {self.mask!r} is made of the attention to words, and {model.name} is told "
+                        "none; leave it at 'none'"
+                    )
+                mask = walk.mask(seen, images)
+                mask = (mask > 0.5).to(mask) if self.mask == "hard" else mask
         z_t = states[0].clone().requires_grad_()
         adam = torch.optim.AdamW([z_t], lr=self.rate)
         for iteration in range(self.iterations):
