@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detect.cache import FeatureCache
     from detect.calibration import Calibration
+    from detect.cnndetection import CnnDetector
     from detect.detector import Detector, create, load
+    from detect.distildire import DireDetector, DistilDireDetector
     from detect.equalise import Equaliser
     from detect.estimator import DetectorEstimator
     from detect.frequency import FrequencyDetector
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calibration",
+    "CnnDetector",
     "Detector",
     "DetectorEstimator",
+    "DireDetector",
+    "DistilDireDetector",
     "Equaliser",
     "FeatureCache",
     "FrequencyDetector",
@@ -35,7 +40,9 @@ __all__ = [
 _HOMES = {
     "cache": ("FeatureCache",),
     "calibration": ("Calibration",),
+    "cnndetection": ("CnnDetector",),
     "detector": ("Detector", "create", "load"),
+    "distildire": ("DireDetector", "DistilDireDetector"),
     "equalise": ("Equaliser",),
     "estimator": ("DetectorEstimator",),
     "frequency": ("FrequencyDetector",),

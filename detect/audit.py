@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from detect.equalise import Equaliser, Level, widest_window
-from detect.judging import Plan
-from detect.layouts import LayoutError, PictureSet, Sample
+from detect.equalise import Equaliser, Level
+from detect.judging import FEWEST, Plan, Survey
+from detect.layouts import PictureSet
 from detect.leaks import Leak, columns_of_facts, control, leak_of
-from detect.reading import Look, Reader
+from detect.reading import Reader
 from detect.splits import crossing
-
-_FEWEST = 10
-"""Pictures of each kind, below which nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Audit:
 
 
 def audit(
-    pictures: PictureSet,
+    pictures: PictureSet | Survey,
     *,
     levels: Sequence[Level] = ("raw", "codec-equalised"),
     side: int = 256,
@@ -107,27 +104,35 @@ def audit(
     """Audit a set of pictures at each of `levels`.
 
     Args:
-        pictures: from `detect.layouts.read_layout`.
+        pictures: from `detect.layouts.read_layout`, or surveyed already.
         levels: of hygiene, see `detect.equalise`; all pictures are read once for each.
         side: of pictures after `codec+size-equalised`.
         progress: called with the share of the work that is done.
 
     Raises:
         LayoutError: the pictures that can be read are all of one kind, or fewer than ten of one.
+        ValueError: a level leaves fewer than ten of one kind.
     """
-    reader = Reader(pictures.samples, passes=len(levels) + 1, progress=progress)
-    looks = reader.look()
-    check_kinds([look.sample for look in looks])
-    plan = Plan.of(looks)
-    widest = widest_window((min(look.facts.width, look.facts.height) for look in looks), side)
-    audits = [
-        _audit_level(Equaliser(level=level, side=side, widest=widest), looks, reader, plan)
-        for level in levels
-    ]
-    return _report(pictures, reader.failed, plan, audits)
+    if isinstance(pictures, Survey):
+        return _report(pictures, _levels(pictures, levels, side, progress))
+    # the survey is one more pass over the pictures
+    part = 1 / (len(levels) + 1)
+    surveyed = Survey.of(pictures, progress=lambda share: progress(part * share))
+    rest = _levels(surveyed, levels, side, lambda share: progress(part + (1 - part) * share))
+    return _report(surveyed, rest)
 
 
-def _audit_level(equaliser: Equaliser, looks: Sequence[Look], reader: Reader, plan: Plan) -> LevelAudit:
+def _levels(
+    surveyed: Survey, levels: Sequence[Level], side: int, progress: Callable[[float], object]
+) -> list[LevelAudit]:
+    reader = Reader(len(surveyed.looks) * len(levels), progress)
+    widest = surveyed.widest_window(side)
+    equalisers = [Equaliser(level=level, side=side, widest=widest) for level in levels]
+    return [_audit_level(each, surveyed, reader) for each in equalisers]
+
+
+def _audit_level(equaliser: Equaliser, surveyed: Survey, reader: Reader) -> LevelAudit:
+    looks, plan = surveyed.looks, surveyed.plan
     described = reader.describe(looks, equaliser)
     present = np.array([each is not None for each in described])
     lost = [int((~present & (plan.labels == kind)).sum()) for kind in (0, 1)]
@@ -146,24 +151,15 @@ def _audit_level(equaliser: Equaliser, looks: Sequence[Look], reader: Reader, pl
 
 def _check_left(equaliser: Equaliser, plan: Plan, lost: Sequence[int]) -> None:
     left = [int((plan.labels == kind).sum()) - lost[kind] for kind in (0, 1)]
-    if min(left) < _FEWEST:
+    if min(left) < FEWEST:
         raise ValueError(
             f"{equaliser.level} at {equaliser.side} px leaves {left[0]} real and {left[1]} generated "
-            f"pictures, of which {_FEWEST} are needed: choose a smaller side"
+            f"pictures, of which {FEWEST} are needed: choose a smaller side"
         )
 
 
-def check_kinds(samples: Sequence[Sample]) -> None:
-    """Raise LayoutError unless there are ten pictures of each kind."""
-    counts = Counter(sample.generated for sample in samples)
-    for kind, word in ((False, "real"), (True, "generated")):
-        if counts[kind] < _FEWEST:
-            raise LayoutError(
-                f"an audit needs {_FEWEST} pictures of each kind; {counts[kind]} {word} ones can be read"
-            )
-
-
-def _report(pictures: PictureSet, failed: dict[str, str], plan: Plan, levels: list[LevelAudit]) -> Audit:
+def _report(surveyed: Survey, levels: list[LevelAudit]) -> Audit:
+    pictures, plan = surveyed.pictures, surveyed.plan
     samples = plan.samples
     splits = [sample.split or "all" for sample in samples]
     kinds = {split: [0, 0] for split in dict.fromkeys(splits)}
@@ -178,7 +174,7 @@ def _report(pictures: PictureSet, failed: dict[str, str], plan: Plan, levels: li
         counts={split: (real, generated) for split, (real, generated) in kinds.items()},
         sources=dict(Counter(sample.source for sample in samples if sample.source)),
         unmatched=pictures.unmatched,
-        failed=failed,
+        failed=surveyed.failed,
         exact=len(exact),
         near=len(near),
         exact_across_splits=sum(apart[0]),

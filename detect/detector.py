@@ -29,6 +29,9 @@ Pairs = Float[Tensor, "batch 2"]
 Heat = Float[Tensor, "batch height width"]
 
 DETECTORS: dict[str, str] = {
+    "cnndetection": "detect.cnndetection:CnnDetector",
+    "dire": "detect.distildire:DireDetector",
+    "distildire": "detect.distildire:DistilDireDetector",
     "frequency": "detect.frequency:FrequencyDetector",
     "npr": "detect.npr:NprDetector",
     "reconstruction": "detect.reconstruction:ReconstructionDetector",

@@ -16,11 +16,14 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+from diffusion.codec import LatentModel
 from diffusion.model import DiffusionModel, Images
 from diffusion.schedule import Latents
 
 Maps = Float[Tensor, "batch 3 height width"]
+Noise = Float[Tensor, "batch planes height width"]
 Feature = Callable[[DiffusionModel, Images], Tensor]
 Level = tuple[float, float]
 
@@ -54,6 +57,17 @@ def first_step_noise(
         return seen(model, model.encode(some), timesteps(model, steps)[0])[1]
 
     return _in_batches(noise, images, batch_size)
+
+
+def noise_maps(model: DiffusionModel, images: Images, *, steps: int = STEPS, batch_size: int = 32) -> Noise:
+    """Return `first_step_noise` at the size of the images: [batch, planes, h, w].
+
+    Latents are repeated for each pixel that they stand for.
+    """
+    noise = first_step_noise(model, images, steps=steps, batch_size=batch_size)
+    if not isinstance(model, LatentModel):
+        return 2 * model.decode(noise, clamp=False) - 1  # puts patches back where they were cut from
+    return interpolate(noise, size=images.shape[-2:], mode="nearest")
 
 
 @torch.no_grad()

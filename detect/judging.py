@@ -1,16 +1,35 @@
 """Which pictures of a set are learned from and which are judged on, so that none is both."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from jaxtyping import Int
 from sklearn.model_selection import StratifiedGroupKFold
 
 from detect.duplicates import Duplicates, find_duplicates, joined
-from detect.layouts import Sample
+from detect.equalise import widest_window
+from detect.layouts import LayoutError, PictureSet, Sample
 from detect.leaks import Folds
 from detect.metrics import Labels
-from detect.reading import Look
+from detect.reading import Look, Reader
+from detect.splits import split_by_group
+
+FEWEST = 10
+"""Pictures of each kind, below which nothing is said."""
+
+Numbers = Int[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Numbers of the pictures that a detector learns from, is calibrated on, and is judged on."""
+
+    learn: Numbers
+    calibrate: Numbers
+    judge: Numbers
 
 
 class Plan:
@@ -53,3 +72,56 @@ class Plan:
         count = min(5, *(len(set(groups[labels == kind])) for kind in (0, 1)))
         folds = StratifiedGroupKFold(count, shuffle=True, random_state=0)
         return [(numbers[one], numbers[other]) for one, other in folds.split(numbers, labels, groups)]
+
+    def parts(self, *, held_out: float = 0.25, judged: float = 0.3) -> Parts:
+        """Return three parts that no group crosses, without copies.
+
+        Args:
+            held_out: share of the training groups that are calibrated on.
+            judged: share of all groups that are judged on, in a set without splits.
+        """
+        if self.judge is not None:
+            train, judge = self.folds(np.ones(len(self.samples), dtype=bool))[0]
+        else:
+            roles = np.array(split_by_group(self.groups, {"train": 1 - judged, "test": judged}))
+            train, judge = (np.flatnonzero(self.kept & (roles == role)) for role in ("train", "test"))
+        shares = {"learn": 1 - held_out, "calibrate": held_out}
+        roles = np.array(split_by_group(self.groups, shares, seed=1))[train]
+        return Parts(train[roles == "learn"], train[roles == "calibrate"], judge)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A set of pictures of which each file was read once."""
+
+    pictures: PictureSet
+    looks: list[Look]
+    failed: dict[str, str]
+    """Files that could not be read, with the reason."""
+    plan: Plan
+
+    @classmethod
+    def of(cls, pictures: PictureSet, *, progress: Callable[[float], object] = lambda share: None) -> Self:
+        """Read a set, find its duplicates, and plan who is judged on what.
+
+        Raises LayoutError where fewer than ten pictures of one kind can be read.
+        """
+        reader = Reader(len(pictures.samples), progress)
+        looks = reader.look(pictures.samples)
+        counts = Counter(look.sample.generated for look in looks)
+        for kind, word in ((False, "real"), (True, "generated")):
+            if counts[kind] < FEWEST:
+                raise LayoutError(
+                    f"{FEWEST} pictures of each kind are needed; {counts[kind]} {word} ones can be read"
+                )
+        return cls(pictures, looks, reader.failed, Plan.of(looks))
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The shortest and the longest side of its pictures."""
+        sides = [side for look in self.looks for side in (look.facts.width, look.facts.height)]
+        return min(sides), max(sides)
+
+    def widest_window(self, side: int) -> int:
+        """Return the widest window that becomes a picture of `side`: see `detect.equalise`."""
+        return widest_window((min(look.facts.width, look.facts.height) for look in self.looks), side)

@@ -6,12 +6,11 @@ arXiv 2312.10461). A small network looks at that residual alone.
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
+from torch import nn
+from torch.nn.functional import interpolate
 
 from detect.calibration import Logits
-from detect.detector import Detector, DetectorError, Labels
+from detect.network import Features, NetworkDetector
 from imaging.picture import Images
 
 
@@ -25,7 +24,7 @@ def neighbour_residual(images: Images) -> Images:
     return even - interpolate(even[..., ::2, ::2], scale_factor=2, mode="nearest")
 
 
-class NprDetector(Detector):
+class NprDetector(NetworkDetector):
     """The first half of a ResNet-50 on `neighbour_residual`, trained from scratch."""
 
     kind = "npr"
@@ -46,16 +45,11 @@ class NprDetector(Detector):
             batch_size: of `learn`.
             learning_rate: of Adam in `learn`.
         """
-        super().__init__()
+        super().__init__(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         # imported here: torchvision takes seconds and nothing else in this package needs it
         from torchvision.models.resnet import Bottleneck, ResNet
 
-        self._settings: dict[str, Any] = {
-            "blocks": tuple(blocks),
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-        }
+        self._blocks = tuple(blocks)
         trunk = ResNet(Bottleneck, [*blocks, 1, 1])
         self.network = nn.Sequential(
             nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False),
@@ -64,31 +58,8 @@ class NprDetector(Detector):
         )
 
     def settings(self) -> dict[str, Any]:
-        return self._settings
+        return {"blocks": self._blocks, **super().settings()}
 
-    def forward(self, images: Images) -> Logits:
+    def answer(self, features: Features) -> Logits:
         # two thirds, as in the authors' code; the pixels themselves are not normalised here
-        return self.network(neighbour_residual(images) * 2 / 3)[:, 0]
-
-    def learn(self, images: Images, labels: Labels, *, generator: torch.Generator | None = None) -> None:
-        """Train with Adam on binary cross-entropy; `generator` draws the order of images.
-
-        Raises DetectorError when the loss is not finite.
-        """
-        batch_size = self._settings["batch_size"]
-        adam = torch.optim.Adam(self.parameters(), lr=self._settings["learning_rate"])
-        self.train()
-        for _ in range(self._settings["epochs"]):
-            order = torch.randperm(len(images), generator=generator)
-            for some in order.split(batch_size):
-                if len(some) > 1:  # batch statistics of one picture have no variance
-                    self._step(adam, images[some], labels[some])
-        self.eval()
-
-    def _step(self, adam: torch.optim.Adam, images: Images, labels: Tensor) -> None:
-        loss = binary_cross_entropy_with_logits(self(images), labels.to(images.dtype))
-        if not torch.isfinite(loss):
-            raise DetectorError("training of npr gave a loss that is not finite: lower the learning rate")
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+        return self.network(neighbour_residual(features) * 2 / 3)[:, 0]

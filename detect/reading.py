@@ -35,24 +35,17 @@ class Described:
 
 
 class Reader:
-    """Read the pictures of a set, as often as it is asked to, and remember which could not be read."""
+    """Read pictures, and remember which could not be read."""
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        *,
-        passes: int,
-        progress: Callable[[float], object] = lambda share: None,
-    ) -> None:
-        """Prepare to read all pictures `passes` times; `progress` is called with the share that is done."""
-        self._samples, self._total, self._progress = samples, passes * len(samples), progress
-        self._done = 0
+    def __init__(self, expected: int, progress: Callable[[float], object] = lambda share: None) -> None:
+        """Prepare to read `expected` pictures; `progress` is called with the share that is done."""
+        self._total, self._progress, self._done = max(1, expected), progress, 0
         self.failed: dict[str, str] = {}
 
-    def look(self) -> list[Look]:
+    def look(self, samples: Sequence[Sample]) -> list[Look]:
         """Return facts and traces, training pictures first, so that of duplicates those are kept."""
         looks: list[Look] = []
-        for sample in sorted(self._samples, key=lambda each: (each.split != "train", each.name)):
+        for sample in sorted(samples, key=lambda each: (each.split != "train", each.name)):
             self._count()
             try:
                 examined = examine(sample.path)

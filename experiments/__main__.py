@@ -6,7 +6,8 @@
 `python -m experiments audit …` whether a set of pictures can be told apart without looking, see
 `experiments.audit`;
 `python -m experiments robustness …` classifiers under the attacks that distillation papers report, see
-`experiments.robustness`.
+`experiments.robustness`;
+`python -m experiments detection-table …` detectors beside each other, see `experiments.detection_table`.
 """
 
 import importlib
@@ -17,7 +18,7 @@ import torch
 
 from experiments.cli import train
 
-COMMANDS = ("evaluate", "protect-benchmark", "personalisation", "audit", "robustness")
+COMMANDS = ("evaluate", "protect-benchmark", "personalisation", "audit", "robustness", "detection-table")
 """Modules of this package that are no training, by their names with hyphens."""
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from detect.audit import Audit, LevelAudit, audit
 from detect.baseline import fit_frequency
 from detect.equalise import LEVELS, Equaliser
-from detect.layouts import PictureSet, read_layout
+from detect.judging import Survey
+from detect.layouts import read_layout
 from detect.leaks import Leak
 from imaging.batch.reports import write_report
 
@@ -38,21 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         pictures = read_layout(given.folder)
-        found = audit(pictures, levels=given.levels, side=given.side, progress=_progress())
+        surveyed = Survey.of(pictures, progress=progress())
+        found = audit(surveyed, levels=given.levels, side=given.side, progress=progress())
         if given.report is not None:
             write_report([found], Path(given.report))
         print("\n".join(lines(found)))
         if given.keep is not None:
-            print("\n".join(["", *_keep(pictures, given.about or given.folder, Path(given.keep))]))
+            print("\n".join(["", *_keep(surveyed, given.about or given.folder, Path(given.keep))]))
     except (ValueError, OSError) as error:
         print(f"audit: {error}", file=sys.stderr)
         return 2
     return 1 if found.findings else 0
 
 
-def _keep(pictures: PictureSet, about: str, folder: Path) -> list[str]:
+def _keep(pictures: Survey, about: str, folder: Path) -> list[str]:
     """Fit the frequency baseline to recompressed pictures, keep it, and return its figures for people."""
-    detector, card = fit_frequency(pictures, equaliser=Equaliser(), data=about, progress=_progress())
+    detector, card = fit_frequency(pictures, equaliser=Equaliser(), data=about, progress=progress())
     detector.save(folder)
     told = [f"the frequency baseline on codec-equalised pictures, kept in {folder}"]
     for name, value in asdict(card).items():
@@ -100,7 +102,7 @@ def _row(leak: Leak, remark: str) -> str:
     return f"  {leak.what:26} {leak.auroc:.3f} ({low:.3f} to {high:.3f}) {remark}".rstrip()
 
 
-def _progress() -> Callable[[float], None]:
+def progress() -> Callable[[float], None]:
     """Tell on a terminal how far the work is."""
     shown = -1
 

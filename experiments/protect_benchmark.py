@@ -6,7 +6,8 @@
 A method is written as on the command line of `protect`, its options behind it. Every picture is brought to
 one size and protected once by each method; the versions lie as PNG in `--out` and are read back. The thief's
 results from them are compared with those from the original by the same road, with equal noise and prompt. The
-control is random-sign noise of the same budget. Methods that need a mask get one that is drawn by code;
+control is random-sign noise of the same budget. With `--owner` the pictures are protected with one model and
+stolen with another, which is the usual case. Methods that need a mask get one that is drawn by code;
 `inpainting` repaints around it, `inpainting-wider` and so on around other outlines of the same figure, which
 the owner did not see. Methods that need a set get `--set` pictures at a time.
 
@@ -55,17 +56,20 @@ class Models:
     prior: str
     """Of purifiers."""
     device: str = "cpu"
+    owner: str | None = None
+    """What methods look through that do not inpaint, where it is not the thief's own model."""
 
     def load(self, name: str) -> DiffusionModel:
         return _load(name, self.device)
 
     def for_method(self, method: ProtectionMethod) -> DiffusionModel:
-        model = self.load(self.painter if method.needs_inpainting else self.denoiser)
+        model = self.load(self.painter if method.needs_inpainting else self.owner or self.denoiser)
         method.check(model)
         return model
 
     def identity(self) -> str:
-        return " ".join(choose(name).identity for name in (self.denoiser, self.painter, self.prior))
+        names = (self.denoiser, self.painter, self.prior, *([self.owner] if self.owner else []))
+        return " ".join(choose(name).identity for name in names)
 
 
 @cache
@@ -193,7 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", default=PROMPT, help="the thief's, for threats that edit")
     parser.add_argument("--guidance", type=float, help="the thief's")
     parser.add_argument("--edit-steps", type=int, help="of the thief's sampler")
-    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--model", default="builtin", help="the thief's, and the owner's")
+    parser.add_argument("--owner", metavar="MODEL", help="what is protected with, if it is not the thief's")
     parser.add_argument("--painter", default="builtin-inpainting", help="model of what inpaints")
     parser.add_argument("--prior", default="builtin", help="model of purifiers")
     parser.add_argument("--lpips", metavar="FILE", help="weights of LPIPS on AlexNet")
@@ -203,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    models = Models(given.model, given.painter, given.prior, given.device)
+    models = Models(given.model, given.painter, given.prior, given.device, given.owner)
     lpips = None if given.lpips is None else Lpips.from_file(given.lpips)
     gallery = Gallery(
         given.pictures,

@@ -76,8 +76,8 @@ def test_the_public_names_are_there():
     assert dir(detect)
     for name in detect.__all__:
         assert getattr(detect, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'distildire'"):
-        detect.distildire  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'clair'"):
+        detect.clair  # noqa: B018
 
 
 def test_pictures_are_answered_and_recorded(kept):

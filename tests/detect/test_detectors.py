@@ -22,7 +22,12 @@ from diffusion.load import load as load_model
 from diffusion.model import PixelSpace
 from diffusion.schedule import NoiseSchedule
 
+NARROW = {"blocks": (1, 1), "width": 8, "bottleneck": False, "small": True}
+LEARNS = {"epochs": 3, "learning_rate": 3e-3}
 SMALL = {
+    "cnndetection": {"network": NARROW, **LEARNS},
+    "dire": {"network": NARROW, **LEARNS},
+    "distildire": {"network": NARROW, **LEARNS},
     "frequency": {},
     "npr": {"blocks": (1, 1), "epochs": 3, "learning_rate": 1e-3},
     "reconstruction": {},
@@ -45,10 +50,33 @@ def upsampled():
     return torch.cat([real, generated]), torch.tensor([0] * 60 + [1] * 60)
 
 
-@pytest.fixture(params=SMALL)
-def detector(request, upsampled):
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """What each detector is made with; those that look through a diffusion model get a tiny one."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
     torch.manual_seed(0)
-    made = create(request.param, **SMALL[request.param])
+    unet = UNet2DModel(
+        sample_size=32,
+        block_out_channels=(4, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    folder = tmp_path_factory.mktemp("prior")
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    looks_through = {"model": str(folder)}
+    return {
+        name: {**own, **(looks_through if name in ("dire", "distildire") else {})}
+        for name, own in SMALL.items()
+    }
+
+
+@pytest.fixture(params=SMALL)
+def detector(request, upsampled, settings):
+    torch.manual_seed(0)
+    made = create(request.param, **settings[request.param])
     made.learn(*upsampled, generator=torch.Generator().manual_seed(0))
     return made
 
@@ -57,10 +85,10 @@ def test_a_logit_does_not_depend_on_neighbours_order_or_batch(detector, upsample
     images = upsampled[0][50:70]
     whole = detector.scores(images)
     assert whole.shape == (20,)
-    torch.testing.assert_close(detector.scores(images, batch_size=3), whole, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(
-        detector.scores(images.flip(0), batch_size=8).flip(0), whole, atol=1e-5, rtol=1e-5
-    )
+    # forty calls of a network add up what rounding does in batches of another size
+    close = {"atol": 1e-4 if detector.kind == "dire" else 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(detector.scores(images, batch_size=3), whole, **close)
+    torch.testing.assert_close(detector.scores(images.flip(0), batch_size=8).flip(0), whole, **close)
 
 
 def test_a_detector_is_the_same_after_saving_and_loading(detector, upsampled, tmp_path):
@@ -82,12 +110,12 @@ def test_a_detector_is_the_same_after_saving_and_loading(detector, upsampled, tm
     ]
 
 
-@pytest.mark.parametrize("name", ["frequency", "npr"])
-def test_detectors_that_learn_find_up_sampling(name, upsampled):
+@pytest.mark.parametrize("name", ["cnndetection", "distildire", "frequency", "npr"])
+def test_detectors_that_learn_find_up_sampling(name, upsampled, settings):
     torch.manual_seed(0)
     images, labels = upsampled
     train = torch.arange(120) % 3 != 0
-    made = create(name, **SMALL[name])
+    made = create(name, **settings[name])
     made.learn(images[train], labels[train], generator=torch.Generator().manual_seed(0))
     reached = auroc(labels[~train].numpy(), made.scores(images[~train]).numpy())
     assert reached > 0.95, reached
@@ -99,8 +127,8 @@ def test_answers_need_a_calibration(upsampled):
 
 
 def test_what_is_no_detector_takes_one_line(tmp_path, upsampled):
-    with pytest.raises(DetectorError, match="unknown detector 'dire'; available: frequency, npr"):
-        create("dire")
+    with pytest.raises(DetectorError, match="unknown detector 'clair'; available: cnndetection, dire, "):
+        create("clair")
     with pytest.raises(DetectorError, match="cannot be made with"):
         create("frequency", depth=3)
     with pytest.raises(DetectorError, match="holds no detector"):

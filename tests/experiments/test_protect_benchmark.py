@@ -1,11 +1,13 @@
 """The protection benchmark: what it measures, that it goes on where it stopped, and what its tables say."""
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from diffusion.load import load
 from experiments import protect_benchmark as benchmark
@@ -238,3 +240,33 @@ def test_the_control_reaches_the_budget_everywhere_it_can():
     steps = ((random_signs(image, 8 / 255) - image) * 255).round()
     inside = (image > 8 / 255) & (image < 1 - 8 / 255)
     assert set(steps[inside].int().tolist()) == {-8, 8}
+
+
+@pytest.fixture
+def sibling(tmp_path: Path) -> str:
+    """A model like the built-in one, with another autoencoder."""
+    folder = tmp_path / "sibling"
+    shutil.copytree("diffusion/builtin", folder)
+    weights = next((folder / "vae").glob("*.safetensors"))
+    tensors = load_file(weights)
+    name = "encoder.conv_in.weight"
+    save_file({**tensors, name: 1.3 * tensors[name]}, weights)
+    return str(folder)
+
+
+def test_pictures_are_protected_with_the_owners_model_and_stolen_with_the_thiefs(pictures, sibling, tmp_path):
+    """The picture is the one that the owner's model gives, and the edit the one that the thief's makes."""
+    apart, owned, stolen = (tmp_path / name for name in ("apart", "owned", "stolen"))
+    names = ["--methods", "photoguard", "--seeds", "1"]
+    assert run(pictures[:1], apart, *names, "--model", "builtin", "--owner", sibling) == 0
+    assert run(pictures[:1], owned, *names, "--model", sibling) == 0
+    assert run(pictures[:1], stolen, *names, "--model", "builtin") == 0
+    files = [next((out / "pictures/one").glob("photoguard-*.png")) for out in (apart, owned, stolen)]
+    versions = [read(file).pixels for file in files]
+    assert torch.equal(versions[0], versions[1])
+    assert not torch.equal(versions[0], versions[2])
+    damages = [
+        {row["counter_measure"]: row["damage"] for row in rows_of(out) if row["method"] == CONTROL}
+        for out in (apart, owned, stolen)
+    ]
+    assert damages[0] == damages[2] != damages[1]
