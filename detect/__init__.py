@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detect.cache import FeatureCache
     from detect.calibration import Calibration
+    from detect.clip import ClipDetector
     from detect.cnndetection import CnnDetector
     from detect.detector import Detector, create, load
     from detect.distildire import DireDetector, DistilDireDetector
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calibration",
+    "ClipDetector",
     "CnnDetector",
     "Detector",
     "DetectorEstimator",
@@ -40,6 +42,7 @@ __all__ = [
 _HOMES = {
     "cache": ("FeatureCache",),
     "calibration": ("Calibration",),
+    "clip": ("ClipDetector",),
     "cnndetection": ("CnnDetector",),
     "detector": ("Detector", "create", "load"),
     "distildire": ("DireDetector", "DistilDireDetector"),

@@ -29,6 +29,7 @@ Pairs = Float[Tensor, "batch 2"]
 Heat = Float[Tensor, "batch height width"]
 
 DETECTORS: dict[str, str] = {
+    "clip": "detect.clip:ClipDetector",
     "cnndetection": "detect.cnndetection:CnnDetector",
     "dire": "detect.distildire:DireDetector",
     "distildire": "detect.distildire:DistilDireDetector",

@@ -73,7 +73,9 @@ class DiffusionDetector(NetworkDetector):
     @property
     def model(self) -> DiffusionModel:
         """The diffusion model, where the network is."""
-        self._model[0] = self._model[0].to(self.network.fc.weight.device)
+        device = self.network.fc.weight.device
+        if self._model[0].device != device:
+            self._model[0] = self._model[0].to(device)
         return self._model[0]
 
     def answer(self, features: Features) -> Logits:

@@ -4,14 +4,11 @@ It is no detector of generators. It is the row that every other detector has to 
 compression leave such traces, and on some published sets they answer nine questions of ten.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detect.calibration import Logits
-from detect.detector import Detector, Labels
+from detect.linear import LinearDetector
 from imaging.blocks import dct, to_blocks
 from imaging.picture import Images
 
@@ -57,63 +54,21 @@ def names_of_statistics() -> list[str]:
     return [*named, *(f"share of {plane} frequencies in use" for plane in planes)]
 
 
-class FrequencyDetector(Detector):
+class FrequencyDetector(LinearDetector):
     """Logistic regression on `block_statistics`."""
 
     kind = "frequency"
-    mean: Tensor
-    scale: Tensor
-    weight: Tensor
-    bias: Tensor
 
     def __init__(self, *, regularisation: float = 1.0) -> None:
         """`regularisation` is the inverse strength of scikit-learn's penalty, its C."""
-        super().__init__()
-        self._regularisation = regularisation
-        for name, value in (("mean", 0.0), ("scale", 1.0), ("weight", 0.0)):
-            self.register_buffer(name, torch.full((COUNT,), value))
-        self.register_buffer("bias", torch.zeros(()))
+        super().__init__(COUNT, regularisation=regularisation)
 
-    def settings(self) -> dict[str, Any]:
-        return {"regularisation": self._regularisation}
-
-    def forward(self, images: Images) -> Logits:
-        return self.judge_statistics(block_statistics(images))
-
-    def judge_statistics(self, features: Features) -> Logits:
-        """Return the logits of images by their `block_statistics`."""
-        return self._parts(features).sum(1) + self.bias
-
-    def _parts(self, features: Features) -> Features:
-        """What each statistic adds to the logit."""
-        return (features - self.mean) / self.scale * self.weight
-
-    def learn(self, images: Images, labels: Labels, *, generator: torch.Generator | None = None) -> None:
-        """Fit to images of one size, with 1 for generated; nothing is drawn.
-
-        Raises ValueError unless there are images of both kinds.
-        """
-        self.learn_statistics(torch.cat([block_statistics(some) for some in images.split(256)]), labels)
-
-    def learn_statistics(self, features: Features, labels: Labels) -> None:
-        """Fit to the `block_statistics` of images, which may have been of any sizes.
-
-        Raises ValueError unless there are images of both kinds.
-        """
-        from sklearn.linear_model import LogisticRegression
-
-        features = features.double()
-        self.mean.copy_(features.mean(0))
-        self.scale.copy_(features.std(0, correction=0).clamp(min=1e-6))
-        standard = ((features - self.mean) / self.scale).cpu().numpy()
-        model = LogisticRegression(C=self._regularisation, max_iter=1000)
-        model.fit(standard, labels.cpu().numpy())
-        self.weight.copy_(torch.from_numpy(model.coef_[0]))
-        self.bias.copy_(torch.tensor(model.intercept_[0]))
+    def statistics(self, images: Images) -> Features:
+        return block_statistics(images)
 
     def explain(self, images: Images) -> list[str]:
         """Return the three statistics of one image that speak loudest."""
-        parts = self._parts(block_statistics(images[:1]))[0]
+        parts = self.parts(block_statistics(images[:1]))[0]
         names = names_of_statistics()
         loudest = parts.abs().topk(3).indices.tolist()
         return [

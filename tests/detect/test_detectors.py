@@ -11,6 +11,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils import estimator_checks
 from torch.nn.functional import interpolate
 
+from detect.clip import centre
 from detect.detector import DETECTORS, DetectorError, create, load
 from detect.equalise import Equaliser
 from detect.estimator import DetectorEstimator
@@ -25,6 +26,7 @@ from diffusion.schedule import NoiseSchedule
 NARROW = {"blocks": (1, 1), "width": 8, "bottleneck": False, "small": True}
 LEARNS = {"epochs": 3, "learning_rate": 3e-3}
 SMALL = {
+    "clip": {},
     "cnndetection": {"network": NARROW, **LEARNS},
     "dire": {"network": NARROW, **LEARNS},
     "distildire": {"network": NARROW, **LEARNS},
@@ -54,6 +56,7 @@ def upsampled():
 def settings(tmp_path_factory):
     """What each detector is made with; those that look through a diffusion model get a tiny one."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(0)
     unet = UNet2DModel(
@@ -66,9 +69,13 @@ def settings(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("prior")
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
-    looks_through = {"model": str(folder)}
+    encoder = tmp_path_factory.mktemp("clip")
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPVisionConfig(**shape, image_size=32, patch_size=8, projection_dim=12)
+    CLIPVisionModelWithProjection(config).save_pretrained(encoder)
+    models = {"dire": folder, "distildire": folder, "clip": encoder}
     return {
-        name: {**own, **(looks_through if name in ("dire", "distildire") else {})}
+        name: {**own, **({"model": str(models[name])} if name in models else {})}
         for name, own in SMALL.items()
     }
 
@@ -127,7 +134,7 @@ def test_answers_need_a_calibration(upsampled):
 
 
 def test_what_is_no_detector_takes_one_line(tmp_path, upsampled):
-    with pytest.raises(DetectorError, match="unknown detector 'clair'; available: cnndetection, dire, "):
+    with pytest.raises(DetectorError, match="unknown detector 'clair'; available: clip, cnndetection, "):
         create("clair")
     with pytest.raises(DetectorError, match="cannot be made with"):
         create("frequency", depth=3)
@@ -362,3 +369,35 @@ def test_what_is_no_training_set_takes_one_line(images, labels, message):
 def test_an_estimator_answers_after_fit_alone(upsampled):
     with pytest.raises(NotFittedError):
         DetectorEstimator().predict(upsampled[0])
+
+
+def test_clips_features_are_those_of_its_own_preprocessing(settings, generator):
+    """Of the middle of a picture, normalised as the processor of transformers does it."""
+    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+    folder = settings["clip"]["model"]
+    images = (torch.rand(3, 3, 40, 51, generator=generator) * 255).round() / 255
+    processor = CLIPImageProcessorPil(
+        do_resize=False, crop_size={"height": 32, "width": 32}, do_convert_rgb=False
+    )
+    arrays = [each for each in (images * 255).byte().numpy()]
+    pixels = processor(arrays, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+    with torch.no_grad():
+        expected = CLIPVisionModelWithProjection.from_pretrained(folder)(pixel_values=pixels).image_embeds
+    made = create("clip", model=folder)
+    torch.testing.assert_close(made.statistics(images), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_small_pictures_are_enlarged_for_clip_and_others_are_cut(generator):
+    images = torch.rand(1, 3, 20, 30, generator=generator)
+    assert centre(images, 32).shape == (1, 3, 32, 32)
+    assert torch.equal(centre(images, 10), images[..., 5:15, 10:20])
+    flat = torch.full((1, 3, 7, 9), 0.25)
+    torch.testing.assert_close(centre(flat, 32), torch.full((1, 3, 32, 32), 0.25))
+
+
+def test_a_clip_model_that_is_none_takes_one_line(tmp_path, settings):
+    with pytest.raises(DetectorError, match="holds no CLIP image encoder in safetensors"):
+        create("clip", model=str(tmp_path))
+    with pytest.raises(DetectorError, match="other weights of"):
+        create("clip", **settings["clip"], fingerprints=["0" * 12])
