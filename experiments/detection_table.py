@@ -6,8 +6,8 @@
 Every detector was fitted and calibrated before; thresholds of 1 % and 5 % come from the part of `--data`
 that is held out for calibration, figures from the part that is judged on (the same parts as in training, see
 `experiments.detection_data`), and from all pictures of each other set. Handling comes after equalisation, and
-features are computed after handling. It writes `table.md`, and `rows.jsonl`, from which a stopped run goes
-on; what the files of each set give away is printed beside the figures.
+features are computed after handling. It writes `table.md` and `plot.png`, and `rows.jsonl`, from which a
+stopped run goes on; what the files of each set give away is printed beside the figures.
 """
 
 import argparse
@@ -160,6 +160,7 @@ def _run(given: argparse.Namespace) -> list[Row]:
                         file.write(json.dumps(asdict(row)) + "\n")
                 rows.append(replace(row, detector=name))
     write_whole(given.out / "table.md", table(rows) + "\n")
+    plot(rows, given.out / "plot.png")
     return rows
 
 
@@ -219,6 +220,37 @@ def table(rows: Iterable[Row]) -> str:
             f"| {row.calibration_error:.3f}, {row.uncalibrated_error:.3f} | {row.milliseconds:.1f} |"
         )
     return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Draw AUROC, balanced accuracy and calibration error of each detector over sets and handlings."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    columns = list(dict.fromkeys((row.pictures, row.handling) for row in rows))
+    figure, axes = pyplot.subplots(3, figsize=(3 + 0.6 * len(columns), 8), layout="constrained", sharex=True)
+    names = ("auroc", "balanced_accuracy", "calibration_error")
+    for place, name in zip(axes, names, strict=True):
+        for detector in dict.fromkeys(row.detector for row in rows):
+            own = [row for row in rows if row.detector == detector]
+            at = [columns.index((row.pictures, row.handling)) for row in own]
+            heights = [getattr(row, name) for row in own]
+            errors = None
+            if name == "auroc":
+                low, high = zip(*(row.auroc_interval for row in own), strict=True)
+                errors = [np.subtract(heights, low), np.subtract(high, heights)]
+            place.errorbar(at, heights, yerr=errors, marker="o", ms=3, lw=1, capsize=2, label=detector)
+        place.set_ylabel(name.replace("_", " "))
+        if name != "calibration_error":
+            place.axhline(0.5, color="black", linestyle="--", lw=0.8)  # what guessing reaches
+    axes[-1].set_xticks(
+        range(len(columns)), [", ".join(column) for column in columns], rotation=30, ha="right"
+    )
+    axes[0].legend(fontsize=7, ncols=2)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def _surveyed(folder: str, level: Level, side: int) -> Survey:

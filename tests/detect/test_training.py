@@ -168,6 +168,7 @@ def test_rows_of_the_table_are_the_detectors_on_handled_files(folder, tmp_path, 
     assert detection_table.main(options) == 0
     assert len((out / "rows.jsonl").read_text().splitlines()) == 4
     assert (out / "table.md").read_text().count("\n") == 6
+    assert (out / "plot.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize(
@@ -192,3 +193,14 @@ def test_handling_keeps_size_and_treats_each_picture_alone(name, draw):
     assert handled.shape == images.shape
     torch.testing.assert_close(HANDLINGS[name](images[1:2]), handled[1:2], atol=1e-5, rtol=1e-5)
     assert torch.equal(handled, images) == (name == "none")
+
+
+def test_the_bench_times_every_detector(capsys, small_prior, monkeypatch):
+    from detect import distildire
+    from experiments.bench import detect as bench
+
+    monkeypatch.setattr(distildire, "load", lambda name: small_prior(16, ["cat"]))
+    assert bench.main(["--side", "16", "--batch", "2", "--repeats", "1"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| dire", "| distildire", "| cnndetection"]
+    assert rows[0].endswith("| 1.0x | 1.0x |")
