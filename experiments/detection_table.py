@@ -245,9 +245,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         place.set_ylabel(name.replace("_", " "))
         if name != "calibration_error":
             place.axhline(0.5, color="black", linestyle="--", lw=0.8)  # what guessing reaches
-    axes[-1].set_xticks(
-        range(len(columns)), [", ".join(column) for column in columns], rotation=30, ha="right"
-    )
+    words = [", ".join(column) for column in columns]
+    axes[-1].set_xticks(range(len(columns)), words, rotation=30, ha="right")
     axes[0].legend(fontsize=7, ncols=2)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -38,9 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--resnet50", action="store_true", help="behind the model, in the place of a narrow one"
-    )
+    parser.add_argument("--resnet50", action="store_true", help="in the place of a narrow network")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(arguments)
     torch.manual_seed(0)
