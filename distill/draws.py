@@ -34,6 +34,11 @@ class Draws:
         """Draw from the standard normal distribution, in the shape of `like`."""
         return self._draw(torch.randn, like)
 
+    def beta(self, concentration: float) -> float:
+        """Draw one number from Beta(concentration, concentration), the same for all processes."""
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        return float(np.random.default_rng(seed).beta(concentration, concentration))
+
     def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
         shape, device = (self.world * len(like), *like.shape[1:]), self.generator.device
         return draw(shape, generator=self.generator, device=device)[self.rank :: self.world].to(like)

@@ -32,6 +32,16 @@ def cross_entropy(logits: Logits, target: Labels | Probabilities) -> Losses:
     return F.cross_entropy(_wide(logits), target.detach(), reduction="none")
 
 
+def smoothed(labels: Labels, classes: int, smoothing: float) -> Probabilities:
+    """Return classes as probabilities, with a share of `smoothing` spread evenly over all of them.
+
+    Raises ValueError for a share outside [0, 1).
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label smoothing is a share in [0, 1); got {smoothing:g}")
+    return (1 - smoothing) * F.one_hot(labels, classes).float() + smoothing / classes
+
+
 def kl(
     target: Logits,
     logits: Logits,
@@ -77,6 +87,12 @@ def trades(
     """
     divergence = kl(clean, adversarial, detach_target=detach_target)
     return {"clean": cross_entropy(clean, target), "robust": beta * kl_scale * divergence}
+
+
+def curvature(here: Images, there: Images) -> Losses:
+    """Return how far the gradient moves on the way, by its length for each image: GUARD's regulariser (Xue
+    et al., AAAI 2025, arXiv 2403.10045). It is 0 where the loss is linear."""
+    return (there - here).flatten(1).norm(dim=1)
 
 
 def mart(

@@ -15,6 +15,8 @@ from attacks import Objective
 from attacks.ball import Images
 from distill import losses
 from distill.balance import EntropyBalance, LossBalance
+from distill.batchnorm import batchnorm
+from distill.classifier import CIFAR10
 from distill.losses import Logits, Losses, Probabilities, Terms
 from distill.method import Method, Start, Step
 
@@ -79,15 +81,22 @@ class _Agreement(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Trades(_Agreement):
-    """TRADES (Zhang et al., ICML 2019, arXiv 1901.08573): cross-entropy, and agreement with itself."""
+    """TRADES (Zhang et al., ICML 2019, arXiv 1901.08573): cross-entropy, and agreement with itself.
+
+    With `smoothing` the classes of the cross-entropy are softened by so much of a uniform distribution.
+    """
 
     detach_target: bool = False
+    smoothing: float = 0.0
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
+        target = step.labels
+        if self.smoothing:
+            target = losses.smoothed(step.labels, step.clean.shape[1], self.smoothing)
         return losses.trades(
             step.clean,
             step.student(adversarial),
-            step.labels,
+            target,
             beta=self.beta,
             kl_scale=self.kl_scale,
             detach_target=self.detach_target,
@@ -350,6 +359,58 @@ class Adr(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guard(Method):
+    """GUARD's squeezing (Xue et al., AAAI 2025, arXiv 2403.10045): a network whose loss bends little, from
+    which `distill.condense` recovers a small training set.
+
+    The gradient is compared with that a step of `reach` further up, both in units of normalised pixels, as
+    the released code has it; the regulariser runs in evaluation mode.
+    """
+
+    weight: float = 100.0
+    reach: float = 3.0
+    std: tuple[float, float, float] = CIFAR10[1]
+    """By which the network divides its pixels."""
+
+    attacked: ClassVar[bool] = False
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        std = step.images.new_tensor(self.std).view(1, 3, 1, 1)
+        with batchnorm(step.student, "eval"):
+            here = std * _gradient(step, step.images)
+            length = here.detach().flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            uphill = here.detach() / length.clamp(min=1e-12)
+            there = std * _gradient(step, step.images + std * self.reach * uphill)
+        return {
+            "clean": losses.cross_entropy(step.clean, step.labels),
+            "curvature": self.weight * losses.curvature(here, there),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftLabels(Method):
+    """Training on a teacher's soft labels of mixed images, as on a distilled set (SRe2L; Yin et al., NeurIPS
+    2023, arXiv 2306.13092).
+
+    Every image is mixed with the one before it among those of its process, by a share that is drawn from
+    Beta(mixup, mixup) for the whole batch.
+    """
+
+    temperature: float = 30.0
+    mixup: float = 0.8
+
+    attacked: ClassVar[bool] = False
+    teachers: ClassVar[tuple[str, ...]] = ("natural",)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        share = step.draws.beta(self.mixup) if self.mixup else 1.0
+        mixed = share * step.images + (1 - share) * step.images.roll(1, 0)
+        target = step.teach("natural", mixed)
+        divergence = losses.kl(target, step.student(mixed), temperature=self.temperature)
+        return {"distilled": self.temperature**2 * divergence}
+
+
+@dataclass(frozen=True, kw_only=True)
 class DefensiveDistillation(Method):
     """Defensive distillation (Papernot et al., S&P 2016, arXiv 1511.04508): a control that must fail.
 
@@ -408,6 +469,7 @@ __all__ = [
     "BMtard",
     "DefensiveDistillation",
     "GradAlign",
+    "Guard",
     "Iad",
     "IadTwo",
     "Ltd",
@@ -416,5 +478,6 @@ __all__ = [
     "Natural",
     "PgdAt",
     "Rslad",
+    "SoftLabels",
     "Trades",
 ]

@@ -325,3 +325,88 @@ def test_every_method_is_final_and_says_what_it_needs():
         "BMtard": ("robust", "natural"),
         "IadTwo": ("robust", "natural"),
     }
+
+
+def guard_of(student, images, labels, **settings):
+    """What GUARD asks of a student for each image."""
+    method = methods.Guard(std=(1.0, 1.0, 1.0), weight=1.0, **settings)
+    step = step_of(method)
+    step.student, step.images, step.labels = student, images, labels
+    return method.terms(step, images)["curvature"]
+
+
+class Bowl(nn.Module):
+    """Two logits whose difference is quadratic in the image: a cross-entropy of known curvature."""
+
+    def __init__(self, bend):
+        super().__init__()
+        self.bend = nn.Parameter(torch.tensor(bend, dtype=torch.float64))
+
+    def forward(self, images):
+        rise = self.bend / 2 * images.flatten(1).square().sum(1)
+        # so wrong that the cross-entropy is the difference of the logits
+        return torch.stack([-1e4 - rise, 0 * rise], 1)
+
+
+def test_guard_is_the_distance_of_gradients_and_nothing_where_the_loss_is_linear():
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    labels = torch.zeros(4, dtype=torch.long)
+    for bend in (0.5, 2.0):
+        # the gradient of bend/2 |x|^2 is bend x; a step of h uphill moves it by bend h
+        found = guard_of(Bowl(bend), images, labels, reach=0.25)
+        torch.testing.assert_close(found, torch.full((4,), 0.25 * bend, dtype=torch.float64))
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).double()
+    with torch.no_grad():
+        linear[1].bias.copy_(torch.tensor([-1e4, 0.0]))
+    found = guard_of(linear, images, labels)
+    assert found.max() < 1e-12
+    found.sum().backward()
+    assert torch.isfinite(linear[1].weight.grad).all()
+
+
+def test_guards_regulariser_is_differentiated_and_leaves_batch_normalisation_alone():
+    student, images = Bowl(1.5), torch.rand(2, 3, 4, 4).double()
+    asked = guard_of(student, images, torch.tensor([0, 0]), reach=0.25).sum()
+    (slope,) = torch.autograd.grad(asked, student.bend)
+    assert float(slope) == pytest.approx(0.5)  # of bend times 0.25 for two images
+    method = methods.Guard()
+    step = step_of(method)
+    step.clean  # noqa: B018  # what the loss on clean images moves
+    before = buffers(step.student)
+    method.terms(step, step.images)
+    assert all(torch.equal(value, before[name]) for name, value in step.student.named_buffers())
+    assert step.student.training
+
+
+def test_soft_labels_are_the_teachers_of_the_same_mixed_images():
+    method = methods.SoftLabels(temperature=3.0, mixup=0.4)
+    step = step_of(method)
+    term = method.terms(step, step.images)["distilled"]
+    share = step_of(method).draws.beta(0.4)
+    assert 0 < share < 1
+    mixed = share * step.images + (1 - share) * step.images[[3, 0, 1, 2]]
+    assert torch.equal(step.teachers["natural"].asked[0], mixed)
+    with torch.no_grad():
+        target = (step.teachers["natural"].network(mixed) / 3).softmax(1)
+        expected = (target * (target.log() - (step_of(method).student(mixed) / 3).log_softmax(1))).sum(1)
+    torch.testing.assert_close(term.detach(), 9 * expected)
+
+
+def test_a_share_of_mixing_is_one_number_that_follows_its_distribution():
+    drawn = torch.tensor([Draws(generator_of(0, seed)).beta(0.8) for seed in range(4000)])
+    assert float(drawn.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(drawn.var()) == pytest.approx(1 / (4 * 2.6), abs=0.005)
+    assert Draws(generator_of(3), rank=1, world=2).beta(0.8) == Draws(generator_of(3)).beta(0.8)
+
+
+def test_trades_softens_the_classes_alone():
+    step = step_of(methods.Trades())
+    plain = methods.Trades().terms(step, step.images)
+    soft = methods.Trades(smoothing=0.1).terms(step, step.images)
+    torch.testing.assert_close(soft["robust"], plain["robust"])
+    expected = torch.nn.functional.cross_entropy(
+        step.clean, step.labels, reduction="none", label_smoothing=0.1
+    )
+    torch.testing.assert_close(soft["clean"], expected)
+    with pytest.raises(ValueError, match=r"a share in \[0, 1\)"):
+        losses.smoothed(step.labels, 5, 1.0)
