@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attacks import Objective
 from attacks.ball import Images
 from distill import losses
+from distill.augmentor import Augmentor, slope
 from distill.balance import EntropyBalance, LossBalance
-from distill.batchnorm import batchnorm
+from distill.batchnorm import batchnorm, frozen
 from distill.classifier import CIFAR10
 from distill.losses import Logits, Losses, Probabilities, Terms
 from distill.method import Method, Start, Step
@@ -411,6 +412,61 @@ class SoftLabels(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hard(Method):
+    """HARD (Nix, Burg and Sinz, 2023, arXiv 2305.14890): the student follows the teacher on augmented images,
+    and the augmentation climbs to where it does not. It is for clean and shifted pictures, no adversarial
+    training.
+
+    The student learns at every step. The augmentation climbs while both agree on more than `above` of the
+    images, until they agree on fewer than `below`; these thresholds, and the augmentation, are ours.
+    """
+
+    temperature: float = 4.0
+    rate: float = 0.02
+    """By which share of its limit a strength moves in a step."""
+    above: float = 0.6
+    below: float = 0.4
+
+    attacked: ClassVar[bool] = False
+    teachers: ClassVar[tuple[str, ...]] = ("natural",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.below <= self.above <= 1:
+            raise ValueError(f"agreements lie in [0, 1]; got below {self.below:g}, above {self.above:g}")
+
+    def new_state(self) -> Augmentor:
+        return Augmentor()
+
+    def perturb(self, step: Step) -> Images:
+        augmentor = step.state
+        assert isinstance(augmentor, Augmentor)
+        noise = step.draws.normal(step.images.new_zeros(len(step.images), len(augmentor.strengths)))
+        if augmentor.climbing:
+
+            def apart(strengths: Tensor) -> Losses:
+                images = augmentor(step.images, noise, strengths)
+                teacher = step.teachers["natural"](images)
+                return losses.kl(
+                    teacher, step.student(images), temperature=self.temperature, detach_target=False
+                )
+
+            with batchnorm(step.student, "eval"), frozen(step.student):
+                gradient = slope(apart, augmentor.strengths)
+            augmentor.climb(torch.stack([step.mean(each[None]) for each in gradient]), self.rate)
+        return augmentor(step.images, noise).detach()
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        augmentor, target = step.state, step.teach("natural", adversarial)
+        assert isinstance(augmentor, Augmentor)
+        logits = step.student(adversarial)
+        same = (logits.detach().argmax(1) == target.argmax(1)).to(logits.dtype)
+        augmentor.decide(step.mean(same), above=self.above, below=self.below)
+        divergence = losses.kl(target, logits, temperature=self.temperature)
+        return {"distilled": self.temperature**2 * divergence}
+
+
+@dataclass(frozen=True, kw_only=True)
 class DefensiveDistillation(Method):
     """Defensive distillation (Papernot et al., S&P 2016, arXiv 1511.04508): a control that must fail.
 
@@ -470,6 +526,7 @@ __all__ = [
     "DefensiveDistillation",
     "GradAlign",
     "Guard",
+    "Hard",
     "Iad",
     "IadTwo",
     "Ltd",

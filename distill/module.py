@@ -196,13 +196,16 @@ class RobustTraining(L.LightningModule):
         self.trainer.should_stop = True
 
     def _state_log(self) -> dict[str, Tensor]:
-        """The weights and temperatures of two teachers, where the method balances them."""
-        return {
-            f"{name.split('.')[-1]}_{part}": value[place]
-            for name, value in self.state.named_buffers()
-            for place, part in enumerate(NAMES)
-            if not name.endswith("first")
-        }
+        """What the method has changed so far: weights and temperatures of two teachers, strengths."""
+        found: dict[str, Tensor] = {}
+        for name, value in self.state.named_buffers():
+            short = name.split(".")[-1]
+            if value.ndim == 0:
+                found[short] = value.float()
+            elif short != "first":
+                parts = NAMES if len(value) == len(NAMES) else range(len(value))
+                found |= {f"{short}_{part}": each for part, each in zip(parts, value, strict=True)}
+        return found
 
     # ---- validation, on held-out training images
 
