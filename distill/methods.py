@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attacks import Objective
+from attacks import L2, Objective, cross_entropy, pgd
 from attacks.ball import Images
 from distill import losses
 from distill.augmentor import Augmentor, slope
@@ -467,6 +467,69 @@ class Hard(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dad(Method):
+    """DAD, discrete adversarial distillation (Zhou et al., NeurIPS 2023, arXiv 2311.01441): the student
+    follows a robust teacher on clean images, and on images that one step in L2 has made hard for the teacher
+    and a codec has rounded to its codes. It is for natural shifts; no adversarial accuracy is to be expected.
+
+    What the teacher's step raises is its cross-entropy, a choice of ours. The authors make such images once
+    and before training; here they are made of the augmented images of each step.
+    """
+
+    codec: nn.Module | None = None
+    """Gives images in [0, 1] back through discrete codes, such as `experiments.discrete.Discretiser`."""
+    radius: float = 0.1
+    stride: float = 0.01
+    """Of the step, in L2 and units of images in [0, 1], as `radius`."""
+    random_start: float = 0.8
+    """The share of images that begin at a random place of the ball."""
+    weight: float = 0.5
+    temperature: float = 4.0
+
+    attacked: ClassVar[bool] = False
+    teachers: ClassVar[tuple[str, ...]] = ("robust",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.radius > 0 and self.stride > 0 and 0 <= self.random_start <= 1):
+            raise ValueError(
+                "radius and stride are lengths and random_start is a share; got "
+                f"{self.radius:g}, {self.stride:g}, {self.random_start:g}"
+            )
+
+    def perturb(self, step: Step) -> Images:
+        images, ball = step.images, L2(self.radius)
+        direction = step.draws.normal(images)
+        begins = step.draws.uniform(images[:, :1, :1, :1]) < 2 * self.random_start - 1
+        far = (
+            step.draws.uniform(images[:, :1, :1, :1]) + 1
+        ) / 2  # of the radius, as no direction is preferred
+        length = self.radius * far ** (1 / images[0].numel())  # uniform in the ball
+        unit = direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        hard = pgd(
+            cross_entropy(step.teachers["robust"], step.labels),
+            images,
+            ball,
+            steps=1,
+            step_size=self.stride,
+            start=images + begins * length * unit,
+        )
+        if self.codec is None:
+            return hard
+        return self.codec.to(images.device)(hard)
+
+    def terms(self, step: Step, adversarial: Images) -> Terms:
+        hard = step.student(adversarial)
+        clean, target = step.clean_of("robust"), step.teach("robust", adversarial)
+        weight = self.weight * self.temperature**2
+        return {
+            "clean": losses.cross_entropy(step.clean, step.labels),
+            "distilled": weight * losses.kl(clean, step.clean, temperature=self.temperature),
+            "discrete": weight * losses.kl(target, hard, temperature=self.temperature),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class DefensiveDistillation(Method):
     """Defensive distillation (Papernot et al., S&P 2016, arXiv 1511.04508): a control that must fail.
 
@@ -523,6 +586,7 @@ __all__ = [
     "Adr",
     "Ard",
     "BMtard",
+    "Dad",
     "DefensiveDistillation",
     "GradAlign",
     "Guard",

@@ -107,7 +107,8 @@ def test_a_step_depends_on_its_draws_alone(kind):
     method = kind()
     first, same, other = (method.perturb(step_of(method, seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(first, same)
-    still = (not method.attacked and kind is not methods.Hard) or method.start == "clean"
+    draws = method.attacked or kind in (methods.Dad, methods.Hard)
+    still = not draws or method.start == "clean"
     assert torch.equal(first, other) == still
 
 
@@ -411,3 +412,49 @@ def test_trades_softens_the_classes_alone():
     torch.testing.assert_close(soft["clean"], expected)
     with pytest.raises(ValueError, match=r"a share in \[0, 1\)"):
         losses.smoothed(step.labels, 5, 1.0)
+
+
+def test_dads_pictures_are_one_step_of_the_teachers_from_part_of_the_starts():
+    step = step_of(methods.Dad())
+    images, teacher = step.images.repeat(50, 1, 1, 1), step.teachers["robust"]
+    labels = step.labels.repeat(50)
+    step.images, step.labels = images, labels
+    method = methods.Dad(radius=0.3, stride=0.05, random_start=0.8)
+    hard = method.perturb(step)
+    moved = (hard - images).flatten(1).norm(dim=1)
+    assert moved.max() <= 0.3 + 1e-5
+    # those that begin at the image are one stride away, in the direction of the teacher's gradient
+    still = (moved - 0.05).abs() < 1e-4
+    assert 0.1 < still.float().mean() < 0.3
+    at = images.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(teacher.network(at), labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, at)
+    unit = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    inside = still & ((images + 0.05 * unit).clamp(0, 1) == images + 0.05 * unit).flatten(1).all(1)
+    torch.testing.assert_close((hard - images)[inside], 0.05 * unit[inside], atol=1e-5, rtol=1e-3)
+    assert torch.equal(step.student[0].weight, network(0)[0].weight)
+    with pytest.raises(ValueError, match="random_start is a share"):
+        methods.Dad(random_start=2)
+
+
+def test_dad_follows_the_teacher_on_both_kinds_of_pictures_and_through_the_codec():
+    class Coarse(nn.Module):
+        def forward(self, images):
+            return (images * 4).round() / 4
+
+    method = methods.Dad(codec=Coarse(), weight=0.5, temperature=4.0)
+    step = step_of(method)
+    hard = method.perturb(step)
+    assert torch.equal(hard, (hard * 4).round() / 4)
+    terms = method.terms(step, hard)
+    teacher, student = step.teachers["robust"].network, step_of(method).student
+    clean, rounded = student(step.images), student(hard)
+
+    def divergence(target, logits):
+        p = (target / 4).softmax(1)
+        return 0.5 * 16 * (p * (p.log() - (logits / 4).log_softmax(1))).sum(1)
+
+    expected = torch.nn.functional.cross_entropy(clean, step.labels, reduction="none")
+    torch.testing.assert_close(terms["clean"], expected)
+    torch.testing.assert_close(terms["distilled"], divergence(teacher(step.images), clean))
+    torch.testing.assert_close(terms["discrete"], divergence(teacher(hard), rounded), atol=1e-5, rtol=1e-4)

@@ -89,3 +89,21 @@ def test_the_walk_that_is_distilled_is_ddims_and_a_student_who_knows_its_end_has
     assert training.losses(states, end).shape == (4, 2)
     training.unet = Knowing()
     assert training.losses(states, end).max() < 1e-6
+
+
+def test_the_recipe_makes_a_codec_of_discrete_pictures(fit):
+    from experiments.discrete import Discretiser, export
+
+    export(fit("cifar10_discrete"), "runs/discrete")
+    codec = Discretiser("runs/discrete").train()
+    images = torch.rand(2, 3, 32, 32, requires_grad=True)
+    given = codec(images)
+    assert given.shape == images.shape
+    assert 0 <= given.min() <= given.max() <= 1
+    assert not given.requires_grad
+    # a picture is one of finitely many: sixty-four codes decide about it
+    quantised = codec.autoencoder.quantize(codec.autoencoder.encode(2 * images - 1).latents)[0]
+    codes = codec.autoencoder.quantize.embedding.weight
+    found = torch.cdist(quantised.permute(0, 2, 3, 1).reshape(-1, codes.shape[1]), codes).amin(1)
+    assert len(found) == 128
+    assert found.max() < 1e-3

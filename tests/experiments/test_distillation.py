@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
 def fit(tmp_path, monkeypatch):
     """Run configurations for two steps on forty-eight small pictures, with small teachers."""
     from experiments.__main__ import main
+    from experiments.discrete import DiscreteTraining
 
     monkeypatch.chdir(tmp_path)
     drawn = np.random.default_rng(0)
@@ -29,6 +30,9 @@ def fit(tmp_path, monkeypatch):
     for seed, part in enumerate(("robust", "natural")):
         torch.manual_seed(seed)
         Classifier("resnet8").save(f"runs/{part}_teacher.safetensors")
+    DiscreteTraining(block_out_channels=(8, 8), latent_channels=4, codes=16).autoencoder.save_pretrained(
+        "runs/discrete"
+    )
     toy = {
         "data.root": "toy.npz",
         "data.held_out": 16,
