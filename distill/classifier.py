@@ -2,18 +2,20 @@
 
 resnet20, resnet56, …   thin ResNets of 6n + 2 layers        resnet18     preact18
 wrn-34-10, …            wide ResNets of depth and width      mobilenet-v2
+dynamic-256, …          a network that holds many, see `distill.dynamic`; behind a colon one of them
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from distill.dynamic import DynamicResNet
 from distill.networks import Images, Logits, build
 
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
@@ -58,6 +60,23 @@ class Classifier(Normalised):
         """Write the weights, with what it takes to build the network again, as safetensors."""
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
         save_file(state, path, metadata={"classifier": json.dumps(self.config)})
+
+
+class Grown(Classifier):
+    """A dynamic classifier that `Classifier.save` wrote, to be trained further: its channels are sorted by
+    importance, so that smaller networks begin with the best.
+
+    Raises FileNotFoundError if there is no such file, and ValueError if it holds another network.
+    """
+
+    def __init__(self, path: str) -> None:
+        saved = load(path)
+        config: dict[str, Any] = saved.config
+        super().__init__(**config)
+        self.load_state_dict(saved.state_dict())
+        if not isinstance(self.network, DynamicResNet):
+            raise ValueError(f"{path} holds {self.config['architecture']}, which is no network of many")
+        self.network.sort()
 
 
 class Frozen(nn.Module):

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.dynamic import BottleneckResNet, DynamicResNet, Shape, Sizes
+
 Images = Float[Tensor, "batch 3 height width"]
 Logits = Float[Tensor, "batch classes"]
 
@@ -221,9 +223,15 @@ def build(architecture: str, classes: int) -> nn.Module:
         return NETWORKS[architecture](classes)
     if thin := re.fullmatch(r"resnet(\d+)", architecture):
         return CifarResNet(int(thin[1]), classes)
+    if dynamic := re.fullmatch(r"dynamic-(\d+)(?::(.+))?", architecture):
+        base, shape = int(dynamic[1]), dynamic[2]
+        if shape is None:
+            return DynamicResNet(base, classes)
+        return BottleneckResNet(Sizes.of(base, Shape.parse(shape)), classes)
     near = get_close_matches(architecture, [*NETWORKS, "resnet20", "resnet56", "wrn-34-10"], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown network {architecture!r}; {hint}available: {', '.join(NETWORKS)}, wrn-D-K")
+    known = ", ".join([*NETWORKS, "wrn-D-K", "dynamic-C"])
+    raise ValueError(f"unknown network {architecture!r}; {hint}available: {known}")
 
 
 def _stage(
