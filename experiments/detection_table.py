@@ -30,7 +30,7 @@ from detect.distildire import DiffusionDetector
 from detect.equalise import LEVELS, Equaliser, Level
 from detect.judging import Survey
 from detect.layouts import read_layout
-from detect.metrics import scorecard
+from detect.metrics import Scorecard, calibration_error, scorecard
 from experiments.audit import progress
 from experiments.detection_data import EqualisedPictures
 from imaging.picture import Images
@@ -57,26 +57,14 @@ HANDLINGS: dict[str, Callable[[Images], Images]] = {
 """What happens to pictures on their way; results are rounded to the levels of a file."""
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Row(Scorecard):
     """One detector on one set after one handling."""
 
     detector: str
     identity: str
     pictures: str
     handling: str
-    real: int
-    generated: int
-    auroc: float
-    auroc_interval: tuple[float, float]
-    balanced_accuracy: float
-    real_right: float
-    generated_right: float
-    tpr_at_1: float
-    fpr_at_1: float
-    tpr_at_5: float
-    fpr_at_5: float
-    calibration_error: float
     uncalibrated_error: float
     """The expected calibration error of the bare logit."""
     milliseconds: float
@@ -183,24 +171,14 @@ def judge(
         calibration_real=held,
         groups=part.groups,
     )
-    bare = scorecard(
-        part.labels,
-        torch.sigmoid(logits).numpy(),
-        threshold=THRESHOLD,
-        calibration_real=held,
-        groups=part.groups,
-        rounds=1,
-    )
-    figures = asdict(found)
-    shared = {key: figures[key] for key in Row.__dataclass_fields__ if key in figures}
     return Row(
+        **asdict(found),
         detector=name,
         identity=f"{detector.identity} {calibration.identity}",
         pictures=part.name,
         handling=handling,
-        uncalibrated_error=bare.calibration_error,
+        uncalibrated_error=calibration_error(part.labels, torch.sigmoid(logits).numpy()),
         milliseconds=1000 * spent / len(images),
-        **shared,
     )
 
 
