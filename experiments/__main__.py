@@ -7,6 +7,7 @@
 `experiments.audit`;
 `python -m experiments robustness …` classifiers under the attacks that distillation papers report, see
 `experiments.robustness`;
+`python -m experiments fit-detector …` detectors that need no Lightning, see `experiments.fit_detector`;
 `python -m experiments detection-table …` detectors beside each other, see `experiments.detection_table`.
 """
 
@@ -18,7 +19,15 @@ import torch
 
 from experiments.cli import train
 
-COMMANDS = ("evaluate", "protect-benchmark", "personalisation", "audit", "robustness", "detection-table")
+COMMANDS = (
+    "evaluate",
+    "protect-benchmark",
+    "personalisation",
+    "audit",
+    "robustness",
+    "detection-table",
+    "fit-detector",
+)
 """Modules of this package that are no training, by their names with hyphens."""
 
 

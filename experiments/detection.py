@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detect.calibration import THRESHOLD
-from detect.detector import DetectorError, load
+from detect.detector import Detector, DetectorError, load
 from detect.distildire import DiffusionDetector, DireDetector, DistilDireDetector
 from detect.equalise import Pixels
 from detect.metrics import Scorecard, auroc, scorecard
@@ -103,26 +103,38 @@ class DetectorTraining(L.LightningModule):
         given = getattr(self.trainer, "datamodule", None)
         if not isinstance(given, DetectionPictures) or given.audit is None:
             return
-        name, held_out = Path(given.root).name, given.calibrate
-        self.detector.trained_on = f"{len(given.learn)} pictures of {name}"
-        self.detector.equaliser, self.detector.sides = given.equaliser, (given.learn.side, given.learn.side)
-        self.detector.save(self.out)  # before calibration, which may be impossible
-        write_report([given.audit], self.out / "audit.json")
-        self.detector.calibrate(held_out.images(), held_out.labels, data=f"held out of {name}")
-        self.detector.save(self.out)
-        card = judged(self.detector, given.judge, calibrated_on=held_out)
-        write_whole(self.out / "judged.json", json.dumps(asdict(card), indent=2) + "\n")
-        row = given.audit.levels[-1]
-        print(
-            f"{self.detector.kind} on {card.real} real and {card.generated} generated pictures, {row.level}: "
-            f"AUROC {card.auroc:.3f}, balanced accuracy {card.balanced_accuracy:.3f}; the spectrum alone "
-            f"reaches {row.spectrum.auroc:.3f}, everything about the files {row.leaks[-1].auroc:.3f}"
-            + (f" (contaminated: {', '.join(row.contaminated)})" if row.contaminated else "")
-        )
+        print(finish(self.detector, given, self.out))
+
+
+def finish(detector: Detector, given: DetectionPictures, out: Path) -> str:
+    """Calibrate and judge a detector that has learned, keep it in a folder, and return figures for people.
+
+    Raises ValueError where it cannot be calibrated; what it has learned is kept before.
+    """
+    assert given.audit is not None
+    name = Path(given.root).name
+    if detector.learns:
+        detector.trained_on = f"{len(given.learn)} pictures of {name}"
+        detector.sides = (given.learn.side, given.learn.side)
+    detector.equaliser = given.equaliser
+    detector.save(out)
+    write_report([given.audit], out / "audit.json")
+    held_out = given.calibrate
+    detector.calibrate(held_out.images(), held_out.labels, data=f"held out of {name}")
+    detector.save(out)
+    card = judged(detector, given.judge, calibrated_on=held_out)
+    write_whole(out / "judged.json", json.dumps(asdict(card), indent=2) + "\n")
+    row = given.audit.levels[-1]
+    marks = f" (contaminated: {', '.join(row.contaminated)})" if row.contaminated else ""
+    return (
+        f"{detector.kind} on {card.real} real and {card.generated} generated pictures, {row.level}: "
+        f"AUROC {card.auroc:.3f}, balanced accuracy {card.balanced_accuracy:.3f}; the spectrum alone "
+        f"reaches {row.spectrum.auroc:.3f}, everything about the files {row.leaks[-1].auroc:.3f}{marks}"
+    )
 
 
 def judged(
-    detector: NetworkDetector,
+    detector: Detector,
     pictures: EqualisedPictures,
     *,
     calibrated_on: EqualisedPictures,

@@ -45,6 +45,7 @@ class EqualisedPictures(Dataset):
         self._paths = [surveyed.looks[number].sample.path for number in chosen]
         self.labels = torch.tensor([int(surveyed.looks[number].sample.generated) for number in chosen])
         self.groups = [surveyed.plan.groups[number] for number in chosen]
+        self.sources = [surveyed.looks[number].sample.source for number in chosen]
         self._equaliser = equaliser
         self._known: dict[int, Pixels] = {}
 
@@ -108,7 +109,6 @@ class DetectionPictures(L.LightningDataModule):
             EqualisedPictures(surveyed, [int(number) for number in part], self.equaliser)
             for part in (learned, parts.calibrate, parts.judge)
         )
-        self.sources = sorted({look.sample.source for look in surveyed.looks if look.sample.source})
         levels: list[Level] = ["raw", self.equaliser.level]
         self.audit = audit(surveyed, levels=list(dict.fromkeys(levels)), side=self.equaliser.side)
         rank_zero_info("\n".join(lines(self.audit)))

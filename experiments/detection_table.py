@@ -11,6 +11,7 @@ stopped run goes on; what the files of each set give away is printed beside the 
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -81,8 +82,25 @@ class Part:
     groups: list[str]
 
     @classmethod
-    def of(cls, name: str, pictures: EqualisedPictures) -> "Part":
-        return cls(name, pictures.images(), pictures.labels.numpy(), pictures.groups)
+    def all_of(cls, name: str, pictures: EqualisedPictures) -> "list[Part]":
+        """Return a set, and where it names several generators the pictures of each beside all real ones."""
+        images, labels = pictures.images(), pictures.labels.numpy()
+        found = [cls(name, images, labels, pictures.groups)]
+        sources = np.array([each or "" for each in pictures.sources])
+        generators = sorted({str(each) for each in sources[labels == 1]} - {""})
+        if len(generators) > 1:
+            found += [found[0]._only(each, (labels == 0) | (sources == each)) for each in generators]
+        return found
+
+    def _only(self, source: str, chosen: np.ndarray) -> "Part":
+        groups = [group for group, taken in zip(self.groups, chosen, strict=True) if taken]
+        return Part(f"{self.name}, {source}", self.images[chosen], self.labels[chosen], groups)
+
+    @property
+    def key(self) -> str:
+        """The name, and eight hexadecimal digits that change with the pixels."""
+        digest = hashlib.sha256((self.images * 255).round().to(torch.uint8).numpy().tobytes())
+        return f"{self.name} {digest.hexdigest()[:8]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,11 +142,12 @@ def _run(given: argparse.Namespace) -> list[Row]:
     equaliser = Equaliser(level=given.level, side=given.side, widest=surveyed.widest_window(given.side))
     chosen = surveyed.plan.parts(held_out=given.held_out, judged=given.judged)
     held_out = EqualisedPictures(surveyed, _plain(chosen.calibrate), equaliser)
-    parts = [Part.of("its own", EqualisedPictures(surveyed, _plain(chosen.judge), equaliser))]
+    parts = Part.all_of("its own", EqualisedPictures(surveyed, _plain(chosen.judge), equaliser))
     for name, folder in map(_named, given.other):
         other = _surveyed(folder, given.level, given.side)
         own = replace(equaliser, widest=other.widest_window(given.side))
-        parts.append(Part.of(name, EqualisedPictures(other, np.flatnonzero(other.plan.kept).tolist(), own)))
+        kept = _plain(np.flatnonzero(other.plan.kept))
+        parts += Part.all_of(name, EqualisedPictures(other, kept, own))
     given.out.mkdir(parents=True, exist_ok=True)
     journal = given.out / "rows.jsonl"
     known = _known(journal)
@@ -139,14 +158,14 @@ def _run(given: argparse.Namespace) -> list[Row]:
         held: np.ndarray | None = None
         for part in parts:
             for handling in given.handling:
-                row = known.get((identity, part.name, handling, len(part.labels)))
+                row = known.get((identity, part.key, handling))
                 if row is None:
                     if held is None:
                         held = detector.predict_proba(real.to(given.device))[:, 1].numpy()
                     row = judge(detector, name, part, handling, held, given.device)
                     with journal.open("a") as file:
                         file.write(json.dumps(asdict(row)) + "\n")
-                rows.append(replace(row, detector=name))
+                rows.append(replace(row, detector=name, pictures=part.name))
     write_whole(given.out / "table.md", table(rows) + "\n")
     plot(rows, given.out / "plot.png")
     return rows
@@ -175,7 +194,7 @@ def judge(
         **asdict(found),
         detector=name,
         identity=f"{detector.identity} {calibration.identity}",
-        pictures=part.name,
+        pictures=part.key,
         handling=handling,
         uncalibrated_error=calibration_error(part.labels, torch.sigmoid(logits).numpy()),
         milliseconds=1000 * spent / len(images),
@@ -242,11 +261,11 @@ def _surveyed(folder: str, level: Level, side: int) -> Survey:
     return surveyed
 
 
-def _known(journal: Path) -> dict[tuple[str, str, str, int], Row]:
+def _known(journal: Path) -> dict[tuple[str, str, str], Row]:
     if not journal.exists():
         return {}
     rows = [Row(**json.loads(line)) for line in journal.read_text().splitlines()]
-    return {(row.identity, row.pictures, row.handling, row.real + row.generated): row for row in rows}
+    return {(row.identity, row.pictures, row.handling): row for row in rows}
 
 
 def _named(given: str) -> tuple[str, str]:

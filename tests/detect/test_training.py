@@ -151,7 +151,7 @@ def test_rows_of_the_table_are_the_detectors_on_handled_files(folder, tmp_path, 
     told = capsys.readouterr().out
     assert "everything about the files reaches AUROC" in told
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
-    assert [(row["pictures"], row["handling"]) for row in rows] == [
+    assert [(row["pictures"].rpartition(" ")[0], row["handling"]) for row in rows] == [
         *(("its own", handling) for handling in ("none", "half")),
         *(("same", handling) for handling in ("none", "half")),
     ]
@@ -169,6 +169,22 @@ def test_rows_of_the_table_are_the_detectors_on_handled_files(folder, tmp_path, 
     assert len((out / "rows.jsonl").read_text().splitlines()) == 4
     assert (out / "table.md").read_text().count("\n") == 6
     assert (out / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_every_generator_of_a_set_has_a_row_beside_all_real_pictures(draw, save, tmp_path):
+    for split, first in (("train", 0), ("test", 100)):
+        for number in range(24):
+            place = f"{split}/real/{number}.png"
+            save(tmp_path / place, draw(first + number, 32, 32))
+            made = draw(500 + first + number, 16, 16).repeat(2, 0).repeat(2, 1)
+            save(tmp_path / split / "generated" / ("one", "two")[number % 2] / f"{number}.png", made)
+    out = tmp_path / "table"
+    options = ["--detector", "spectrum=detect/builtin", "--data", str(tmp_path), "--level", "raw"]
+    assert detection_table.main([*options, "--held-out", "0.5", "--handling", "none", "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    names = [row["pictures"].rpartition(" ")[0] for row in rows]
+    assert names == ["its own", "its own, one", "its own, two"]
+    assert [(row["real"], row["generated"]) for row in rows] == [(24, 24), (24, 12), (24, 12)]
 
 
 @pytest.mark.parametrize(
@@ -204,3 +220,40 @@ def test_the_bench_times_every_detector(capsys, small_prior, monkeypatch):
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| dire", "| distildire", "| cnndetection"]
     assert rows[0].endswith("| 1.0x | 1.0x |")
+
+
+def test_a_detector_that_needs_no_lightning_is_fitted_calibrated_and_judged(folder, tmp_path, capsys):
+    from experiments import fit_detector
+
+    out = tmp_path / "kept"
+    options = ["--level", "raw", "--held-out", "0.4", "--set", "regularisation=0.5"]
+    assert fit_detector.main(["frequency", str(folder), str(out), *options]) == 0
+    told = capsys.readouterr().out
+    assert "frequency on 40 real and 40 generated pictures, raw: AUROC" in told
+    assert "bytes per pixel" in told, "what the files give away stands beside it"
+    detector = load(out)
+    assert detector.settings() == {"regularisation": 0.5}
+    assert detector.calibrated().real + detector.calibrated().generated < 40
+    assert {path.name for path in out.iterdir()} >= {"audit.json", "judged.json", "detector.json"}
+    # what learns nothing is calibrated alone, and takes pictures of any size
+    options = ["--level", "raw", "--held-out", "0.4"]
+    assert fit_detector.main(["reconstruction", str(folder), str(tmp_path / "other"), *options]) in (0, 1)
+    assert load(tmp_path / "other").sides is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "depth"], "expected NAME=VALUE; got 'depth'"),
+        (["--set", "depth=3"], "frequency cannot be made with {'depth': 3}"),
+        (["--side", "99", "--level", "codec+size-equalised"], "choose a smaller side"),
+    ],
+)
+def test_what_cannot_be_fitted_takes_one_line(folder, tmp_path, capsys, more, message):
+    from experiments import fit_detector
+
+    assert fit_detector.main(["frequency", str(folder), str(tmp_path / "kept"), *more]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("fit-detector: ")
+    assert message in last
+    assert not (tmp_path / "kept").exists()
