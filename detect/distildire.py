@@ -148,7 +148,7 @@ class DireDetector(DiffusionDetector):
         )
 
     def features(self, images: Images) -> Features:
-        return 2 * self.maps("dire", images) - 1
+        return shown(self.maps("dire", images))
 
     def heatmap(self, images: Images) -> Heat:
         """Return where images come back closest, by minus the logarithm of their error."""
@@ -236,22 +236,30 @@ class DistilDireDetector(DiffusionDetector):
     def lessons(self, images: Images) -> Lessons:
         """Return the features, and below a teacher DIRE's maps as it sees them."""
         own = self.features(images)
-        return own if self._teacher is None else torch.cat([own, self._teacher[0].features(images)], dim=1)
+        if self._teacher is None:
+            return own
+        # its own maps are the teacher's, and those that it remembers
+        return torch.cat([own, shown(self.maps("dire", images))], dim=1)
 
     def losses(self, lessons: Lessons, labels: Labels) -> dict[str, Tensor]:
         if self._teacher is None:
             return super().losses(lessons, labels)
         teacher, weight = self._teacher
-        seen, shown = lessons[:, :-3], lessons[:, -3:]
+        seen, reconstructed = lessons[:, :-3], lessons[:, -3:]
         maps = self.network.maps(seen)
         with torch.no_grad():
-            expected = teacher.network.to(shown.device).maps(shown)
+            expected = teacher.network.to(reconstructed.device).maps(reconstructed)
         terms = self.classified(self.network.judge(maps), labels)
         return {**terms, "teacher": weight * distance(maps, expected, raw=self._raw)}
 
     def heatmap(self, images: Images) -> Heat:
         """Return where the model sees least noise, by minus the logarithm of its size."""
         return -(self.maps("noise", images).abs().mean(1) + _FLOOR).log()
+
+
+def shown(maps: Maps) -> Features:
+    """Return DIRE's maps as networks see them, in [-1, 1]."""
+    return 2 * maps - 1
 
 
 def distance(maps: Features, expected: Features, *, raw: bool = False) -> Tensor:

@@ -243,3 +243,17 @@ def test_maps_of_another_model_are_refused(prior, images, tmp_path, small_prior)
         next(other.parameters()).add_(1)
     with pytest.raises(StaleCacheError, match="other settings"):
         DireDetector(model=other, network=NARROW).remember(tmp_path)
+
+
+def test_a_taught_student_computes_the_maps_of_its_teacher_once(prior, images, tmp_path, monkeypatch):
+    teacher = DireDetector(model=prior, network=NARROW)
+    student = DistilDireDetector(model=prior, network=NARROW).taught_by(teacher).remember(tmp_path)
+    expected = student.lessons(images)
+    torch.testing.assert_close(expected[:, -3:], teacher.features(images))
+
+    def nothing(model, some):
+        raise AssertionError("computed again")
+
+    for name in ("dire", "noise"):
+        monkeypatch.setitem(distildire._MAPS, name, nothing)
+    assert torch.equal(student.lessons(images), expected)
