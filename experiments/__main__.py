@@ -8,6 +8,7 @@
 `python -m experiments robustness …` classifiers under the attacks that distillation papers report, see
 `experiments.robustness`;
 `python -m experiments fit-detector …` detectors that need no Lightning, see `experiments.fit_detector`;
+`python -m experiments repair …` backdoored classifiers, see `experiments.repair`;
 `python -m experiments detection-table …` detectors beside each other, see `experiments.detection_table`.
 """
 
@@ -27,6 +28,7 @@ COMMANDS = (
     "robustness",
     "detection-table",
     "fit-detector",
+    "repair",
 )
 """Modules of this package that are no training, by their names with hyphens."""
 

@@ -1,0 +1,150 @@
+"""Repairs: what each does to a network by its definition, and that a planted backdoor goes."""
+
+import pytest
+import torch
+from torch import nn
+
+from attacks import NonFiniteError
+from unlearn.channels import ChannelMasks, layers_of, lipschitz, prune
+from unlearn.measures import measure
+from unlearn.repairs import REPAIRS, repair
+from unlearn.triggers import Patch, poison
+
+
+def small(classes=3):
+    return nn.Sequential(
+        *(nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(12, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveMaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(64, classes)),
+    )
+
+
+def pictures(count, seed):
+    """Three classes: which colour is the brightest."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (count,), generator=generator)
+    images = 0.25 + 0.2 * torch.rand(count, 3, 12, 12, generator=generator)
+    images[torch.arange(count), labels] += 0.12
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def backdoored():
+    """A small network that was trained on a poisoned set: class 0 where there is a white square."""
+    torch.manual_seed(0)
+    network = small()
+    images, labels, _ = poison(
+        *pictures(600, 1), Patch(), target=0, ratio=0.1, generator=torch.Generator().manual_seed(0)
+    )
+    adam = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for _ in range(15):
+        for some in torch.randperm(600, generator=torch.Generator().manual_seed(1)).split(60):
+            loss = nn.functional.cross_entropy(network(images[some]), labels[some])
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def judged():
+    return pictures(600, 2)
+
+
+def test_the_backdoor_is_there(backdoored, judged):
+    found = measure(backdoored, *judged, Patch(), target=0)
+    assert found.clean.share > 0.95
+    assert found.attack.share > 0.95
+
+
+SETTINGS = {
+    "fine-tuning": {"epochs": 15, "learning_rate": 0.03},
+    "fine-pruning": {"epochs": 15, "learning_rate": 0.03, "step": 0.06},
+    "nad": {"epochs": 15, "learning_rate": 0.03, "weights": (500.0, 500.0)},
+    "anp": {"steps": 150, "eps": 1.5, "allowed": 0.1},
+    "clp": {"deviations": 1.0},
+}
+
+
+@pytest.mark.parametrize("method", REPAIRS)
+def test_a_repair_leaves_the_given_network_and_keeps_the_accuracy(backdoored, judged, method):
+    before = {name: value.clone() for name, value in backdoored.state_dict().items()}
+    images, labels = pictures(200, 3)
+
+    def repaired():
+        generator = torch.Generator().manual_seed(0)
+        return repair(backdoored, images, labels, method=method, generator=generator, **SETTINGS[method])
+
+    made = repaired()
+    assert all(torch.equal(value, before[name]) for name, value in backdoored.state_dict().items())
+    assert not made.training
+    assert not any(parameter.requires_grad for parameter in made.parameters())
+    changed = made.state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in changed.items())
+    found = measure(made, *judged, Patch(), target=0)
+    told = f"{method}: clean {found.clean}, attack {found.attack}, robust {found.robust}"
+    assert found.clean.share > 0.85, told
+    assert all(torch.equal(value, changed[name]) for name, value in repaired().state_dict().items())
+
+
+def test_what_cannot_be_repaired_is_refused(backdoored):
+    images, labels = pictures(20, 4)
+    with pytest.raises(ValueError, match="unknown repair 'prayer'; available: fine-tuning, "):
+        repair(backdoored, images, labels, method="prayer")
+    with pytest.raises(ValueError, match="ten clean pictures with labels; got 5, 5"):
+        repair(backdoored, images[:5], labels[:5])
+    with pytest.raises(ValueError, match="clp cannot be run with"):
+        repair(backdoored, images, labels, method="clp", depth=3)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3))
+    with pytest.raises(ValueError, match="no convolution with batch normalisation"):
+        repair(plain, images, labels, method="clp")
+    with pytest.raises(NonFiniteError, match="not finite: lower its rates"):
+        repair(backdoored, images * float("nan"), labels, method="fine-tuning")
+
+
+# ---- channels
+
+
+def test_layers_are_convolutions_with_their_normalisation(backdoored):
+    found = layers_of(backdoored)
+    assert [(layer.name, layer.conv.out_channels) for layer in found] == [("1", 12), ("5", 16)]
+    with pytest.raises(ValueError, match="no convolution with batch normalisation"):
+        layers_of(nn.Linear(2, 2))
+
+
+def test_a_pruned_channel_says_nothing(backdoored):
+    import copy
+
+    network = copy.deepcopy(backdoored)
+    layer = layers_of(network)[0]
+    chosen = torch.zeros(12, dtype=torch.bool)
+    chosen[3] = True
+    prune(layer, chosen)
+    out = network[:2](torch.rand(2, 3, 12, 12))
+    assert out[:, 3].abs().max() == 0
+    assert out[:, 4].abs().max() > 0
+
+
+def test_the_bound_is_the_gain_of_a_channel_of_one_pixel_kernels(generator):
+    """For 1 x 1 kernels the matrix is a column, whose spectral norm is its length."""
+    network = nn.Sequential(nn.Conv2d(5, 4, 1, bias=False), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0]))
+        network[1].running_var.copy_(torch.tensor([1.0, 4.0, 1.0, 0.25]))
+    (layer,) = layers_of(network)
+    lengths = network[0].weight.flatten(1).norm(dim=1)
+    gains = torch.tensor([1.0, 1.0, 0.5, 6.0])
+    torch.testing.assert_close(lipschitz(layer), (lengths * gains).detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_masks_of_one_change_nothing_and_others_scale_channels(backdoored):
+    images = torch.rand(2, 3, 12, 12)
+    masks = ChannelMasks(backdoored)
+    with torch.no_grad():
+        before = backdoored(images)
+        with masks.applied():
+            torch.testing.assert_close(backdoored(images), before)
+            masks.masks[0][2], masks.shifts[0][2] = 0, -1
+            muted = backdoored[:2](images)
+        assert muted[:, 2].abs().max() == 0
+        assert torch.equal(backdoored(images), before), "hooks are gone"
