@@ -16,7 +16,6 @@ from detect.metrics import (
     scorecard,
     share_above,
     threshold_at,
-    wilson,
 )
 
 LABELS = np.array([0, 0, 0, 1, 1, 1])
@@ -87,13 +86,6 @@ def test_few_pictures_are_put_into_bins_of_equal_number():
     labels = np.array([0, 0, 1, 1])
     halves = abs(0.0115 - 0) + abs((0.013 + 0.9) / 2 - 1)
     assert calibration_error(labels, probabilities, bins=2) == pytest.approx(halves / 2)
-
-
-def test_wilson_interval_of_the_literature():
-    # Newcombe (1998), table I: 81 of 263 and 0 of 20
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def test_a_bootstrap_interval_is_as_wide_as_theory_says():
