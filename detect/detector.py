@@ -122,10 +122,12 @@ class Detector(nn.Module, ABC):
             raise DetectorError(f"{self.kind} is not calibrated: fit it to held-out pictures first")
         return self.calibration
 
-    def calibrate(self, images: Images, labels: Labels, *, data: str, error: float = 0.05) -> None:
-        """Fit the calibration to images that were not learned from; see `detect.calibration.calibrate`."""
-        logits = self.scores(images).double().numpy()
-        self.calibration = calibrate(logits, labels.cpu().numpy(), data=data, error=error)
+    def calibrate(self, images: Images, labels: Labels, *, data: str, error: float = 0.05) -> Logits:
+        """Fit the calibration to images that were not learned from, and return their logits; see
+        `detect.calibration.calibrate`."""
+        logits = self.scores(images)
+        self.calibration = calibrate(logits.double().numpy(), labels.cpu().numpy(), data=data, error=error)
+        return logits
 
     def predict_proba(self, images: Images) -> Pairs:
         """Return calibrated probabilities of real and generated, on the CPU.

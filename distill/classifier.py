@@ -6,7 +6,7 @@ dynamic-256, …          a network that holds many, see `distill.dynamic`; behi
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,6 +77,14 @@ class Grown(Classifier):
         if not isinstance(self.network, DynamicResNet):
             raise ValueError(f"{path} holds {self.config['architecture']}, which is no network of many")
         self.network.sort()
+
+
+def recalibrated(network: nn.Module, batches: Iterable[Images]) -> None:
+    """Give networks that hold many, within a network, the statistics of batches of images in [0, 1], of which
+    they keep none in training."""
+    for part in network.modules():
+        if isinstance(part, Normalised) and isinstance(part.network, DynamicResNet):
+            part.network.recalibrate((images - part.mean) / part.std for images in batches)
 
 
 class Frozen(nn.Module):

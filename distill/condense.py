@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from attacks import NonFiniteError
 from attacks.ball import Images
+from distill.batchnorm import batchnorm, frozen
 from distill.classifier import Classifier
 from distill.losses import Labels
 
@@ -92,15 +93,13 @@ def recover(
     """
     if len(labels) < 1 or int(labels.min()) < 0 or int(labels.max()) >= network.config["classes"]:
         raise ValueError(f"labels lie in 0 to {network.config['classes'] - 1}")
-    was_training, learning = network.training, [each for each in network.parameters() if each.requires_grad]
-    network.eval().requires_grad_(False)
     gap = StatisticsGap(network, first=first)
     noise = torch.randn((len(labels), 3, side, side), generator=generator).to(network.mean)
     low, high = -network.mean / network.std, (1 - network.mean) / network.std
     pixels = noise.clamp(low, high).requires_grad_()
     adam = torch.optim.Adam([pixels], lr=learning_rate, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    try:
+    with batchnorm(network, "eval"), frozen(network):
         for step in range(steps):
             by = [int(each) for each in torch.randint(-shift, shift + 1, (2,), generator=generator)]
             with gap.watch() as total:
@@ -115,8 +114,4 @@ def recover(
             with torch.no_grad():
                 pixels.copy_(pixels.clamp(low, high))
             callback(step, float(loss.detach()))
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
-        network.train(was_training)
     return (pixels.detach() * network.std + network.mean).clamp(0, 1)

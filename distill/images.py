@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from distill.draws import generator_of
 from imaging.io import PICTURE_SUFFIXES, read
+from imaging.whole import whole
 
 Pixels = UInt8[Tensor, "n 3 height width"]
 Labels = Int[Tensor, " n"]
@@ -118,6 +119,19 @@ def _folders(root: Path, part: str) -> Labelled | None:
         first, other = (tuple(pictures[i].shape[2:]) for i in (0, odd[0]))
         raise ValueError(f"pictures have one size, here {first}; {files[odd[0]][0]} has {other}")
     return Labelled(torch.cat(pictures), torch.tensor([number for _, number in files]), len(names))
+
+
+def write_npz(path: Path, pixels: Pixels, labels: Labels) -> None:
+    """Write pictures with their classes as an npz file that `labelled` reads, whole or not at all."""
+    images, classes = pixels.permute(0, 2, 3, 1).cpu().numpy(), labels.cpu().numpy()
+    with whole(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, images=images, labels=classes)
+
+
+def check_npz(path: Path) -> None:
+    """Raise ValueError for a name that `labelled` would not read as an npz file."""
+    if path.suffix != ".npz":
+        raise ValueError(f"the set is written as npz; got {path.name}")
 
 
 def _npz(path: Path, part: str) -> Labelled:

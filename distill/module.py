@@ -13,10 +13,9 @@ from distill.averaging import Ema, Swa, WeightAverage
 from distill.awp import Awp, add, perturbation, perturbed_weights
 from distill.balance import NAMES
 from distill.batchnorm import batchnorm, frozen
-from distill.classifier import Classifier, Normalised
+from distill.classifier import Classifier, recalibrated
 from distill.data import LabelledImages
 from distill.draws import Draws, generator_of
-from distill.dynamic import DynamicResNet
 from distill.images import Labels, Pixels, to_unit
 from distill.losses import Losses, Terms, total
 from distill.method import Images, Method, Step, check_radius, length
@@ -212,7 +211,7 @@ class RobustTraining(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         if self._last is not None:
-            recalibrated(self.judged, to_unit(self._last[0]))
+            recalibrated(self.judged, [to_unit(self._last[0])])
         self._counts = torch.zeros(3, device=self.device)
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -282,13 +281,6 @@ class RobustTraining(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["random_state"].cpu())
-
-
-def recalibrated(network: nn.Module, images: Images) -> None:
-    """Give a network that holds many the statistics of these images, of which it keeps none in training."""
-    for part in network.modules():
-        if isinstance(part, Normalised) and isinstance(part.network, DynamicResNet):
-            part.network.recalibrate([(images - part.mean) / part.std])
 
 
 def check_classes(student: nn.Module, teachers: dict[str, nn.Module], pixels: Pixels, classes: int) -> None:

@@ -12,13 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from attacks import NonFiniteError
 from distill.classifier import load
 from distill.condense import recover
-from imaging.whole import whole
+from distill.images import check_npz, write_npz
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> None:
     network = load(given.classifier).to(given.device)
-    if given.out.suffix != ".npz":
-        raise ValueError(f"the set is written as npz; got {given.out.name}")
+    check_npz(given.out)
     if given.per_class < 1:
         raise ValueError(f"a class has one picture or more; got {given.per_class}")
     classes = network.config["classes"]
@@ -63,9 +61,7 @@ def _run(given: argparse.Namespace) -> None:
         )
         for some in labels.split(given.batch)
     ]
-    pixels = (torch.cat(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    with whole(given.out) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, images=pixels, labels=labels.cpu().numpy())
+    write_npz(given.out, (torch.cat(images) * 255).round().to(torch.uint8), labels)
     taken = torch.cat([network(some).argmax(1) for some in torch.cat(images).split(given.batch)])
     right = float((taken == labels).float().mean())
     print(f"\n{len(labels)} pictures, of which the network takes {100 * right:.0f} % for their class")

@@ -21,10 +21,10 @@ from detect.calibration import THRESHOLD
 from detect.detector import Detector, DetectorError, load
 from detect.distildire import DiffusionDetector, DireDetector, DistilDireDetector
 from detect.equalise import Pixels
-from detect.metrics import Scorecard, auroc, scorecard
+from detect.metrics import auroc, scorecard
 from detect.network import NetworkDetector
 from detect.resnet import ResNet
-from experiments.detection_data import DetectionPictures, EqualisedPictures
+from experiments.detection_data import DetectionPictures
 from experiments.schedules import cosine_after_warmup
 from imaging.batch.reports import write_report
 from imaging.whole import write_whole
@@ -119,10 +119,16 @@ def finish(detector: Detector, given: DetectionPictures, out: Path) -> str:
     detector.equaliser = given.equaliser
     detector.save(out)
     write_report([given.audit], out / "audit.json")
-    held_out = given.calibrate
-    detector.calibrate(held_out.images(), held_out.labels, data=f"held out of {name}")
+    held_out, judged = given.calibrate, given.judge
+    logits = detector.calibrate(held_out.images(), held_out.labels, data=f"held out of {name}")
     detector.save(out)
-    card = judged(detector, given.judge, calibrated_on=held_out)
+    card = scorecard(
+        judged.labels.numpy(),
+        detector.predict_proba(judged.images())[:, 1].numpy(),
+        threshold=THRESHOLD,
+        calibration_real=detector.calibrated().probabilities(logits[held_out.labels == 0]).numpy(),
+        groups=judged.groups,
+    )
     write_whole(out / "judged.json", json.dumps(asdict(card), indent=2) + "\n")
     row = given.audit.levels[-1]
     marks = f" (contaminated: {', '.join(row.contaminated)})" if row.contaminated else ""
@@ -130,21 +136,4 @@ def finish(detector: Detector, given: DetectionPictures, out: Path) -> str:
         f"{detector.kind} on {card.real} real and {card.generated} generated pictures, {row.level}: "
         f"AUROC {card.auroc:.3f}, balanced accuracy {card.balanced_accuracy:.3f}; the spectrum alone "
         f"reaches {row.spectrum.auroc:.3f}, everything about the files {row.leaks[-1].auroc:.3f}{marks}"
-    )
-
-
-def judged(
-    detector: Detector,
-    pictures: EqualisedPictures,
-    *,
-    calibrated_on: EqualisedPictures,
-) -> Scorecard:
-    """Return every figure of a calibrated detector on pictures that it has not seen."""
-    real = calibrated_on.images()[calibrated_on.labels == 0]
-    return scorecard(
-        pictures.labels.numpy(),
-        detector.predict_proba(pictures.images())[:, 1].numpy(),
-        threshold=THRESHOLD,
-        calibration_real=detector.predict_proba(real)[:, 1].numpy(),
-        groups=pictures.groups,
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import lightning as L
+import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities import rank_zero_info
@@ -28,24 +29,20 @@ class EqualisedPictures(Dataset):
     """
 
     def __init__(self, surveyed: Survey, numbers: Iterable[int], equaliser: Equaliser) -> None:
-        sized = equaliser.level == "codec+size-equalised"
-        if not sized and surveyed.sides[0] != surveyed.sides[1]:
-            shortest, longest = surveyed.sides
+        sized, (shortest, longest) = equaliser.level == "codec+size-equalised", surveyed.sides
+        if not sized and shortest != longest:
             raise ValueError(
                 f"the pictures have sides of {shortest} to {longest} px: choose the level "
                 "codec+size-equalised and a side"
             )
-        self.side = equaliser.side if sized else surveyed.sides[0]
-        looks = [surveyed.looks[number] for number in numbers]
-        chosen = [
-            number
-            for number, look in zip(numbers, looks, strict=True)
-            if min(look.facts.width, look.facts.height) >= self.side
-        ]
-        self._paths = [surveyed.looks[number].sample.path for number in chosen]
-        self.labels = torch.tensor([int(surveyed.looks[number].sample.generated) for number in chosen])
+        self.side = equaliser.side if sized else shortest
+        facts = {number: surveyed.looks[number].facts for number in numbers}
+        chosen = [number for number, each in facts.items() if min(each.width, each.height) >= self.side]
+        samples = [surveyed.looks[number].sample for number in chosen]
+        self._paths = [sample.path for sample in samples]
+        self.labels = torch.tensor([int(sample.generated) for sample in samples])
+        self.sources = [sample.source for sample in samples]
         self.groups = [surveyed.plan.groups[number] for number in chosen]
-        self.sources = [surveyed.looks[number].sample.source for number in chosen]
         self._equaliser = equaliser
         self._known: dict[int, Pixels] = {}
 
@@ -104,9 +101,9 @@ class DetectionPictures(L.LightningDataModule):
         learned = parts.learn
         if self.limit is not None:
             kinds = [learned[surveyed.plan.labels[learned] == kind][: self.limit // 2] for kind in (0, 1)]
-            learned = sorted(int(number) for kind in kinds for number in kind)
+            learned = np.sort(np.concatenate(kinds))
         self.learn, self.calibrate, self.judge = (
-            EqualisedPictures(surveyed, [int(number) for number in part], self.equaliser)
+            EqualisedPictures(surveyed, part, self.equaliser)
             for part in (learned, parts.calibrate, parts.judge)
         )
         levels: list[Level] = ["raw", self.equaliser.level]

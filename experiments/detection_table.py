@@ -17,12 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 
 from detect.audit import audit
 from detect.calibration import THRESHOLD
@@ -35,25 +34,18 @@ from detect.metrics import Scorecard, calibration_error, scorecard
 from experiments.audit import progress
 from experiments.detection_data import EqualisedPictures
 from imaging.picture import Images
-from imaging.transforms import gaussian_blur, jpeg
+from imaging.transforms import gaussian_blur, jpeg, resize
 from imaging.whole import write_whole
-
-
-def shrunk(images: Images, scale: float) -> Images:
-    """Return images made smaller and enlarged again, as by a page that shows previews."""
-    small = interpolate(images, scale_factor=scale, mode="bicubic", antialias=True, align_corners=False)
-    return interpolate(small, size=images.shape[-2:], mode="bicubic", align_corners=False)
-
 
 HANDLINGS: dict[str, Callable[[Images], Images]] = {
     "none": lambda images: images,
     "jpeg-90": partial(jpeg, quality=90),
     "jpeg-75": partial(jpeg, quality=75),
     "jpeg-50": partial(jpeg, quality=50),
-    "three-quarters": partial(shrunk, scale=0.75),
-    "half": partial(shrunk, scale=0.5),
+    "three-quarters": partial(resize, scale=0.75),
+    "half": partial(resize, scale=0.5),
     "blur": partial(gaussian_blur, sigma=1.0),
-    "chain": lambda images: jpeg(shrunk(jpeg(shrunk(images, 0.6).clamp(0, 1), 80), 0.8).clamp(0, 1), 70),
+    "chain": lambda images: jpeg(resize(jpeg(resize(images, 0.6), 80), 0.8), 70),
 }
 """What happens to pictures on their way; results are rounded to the levels of a file."""
 
@@ -96,7 +88,7 @@ class Part:
         groups = [group for group, taken in zip(self.groups, chosen, strict=True) if taken]
         return Part(f"{self.name}, {source}", self.images[chosen], self.labels[chosen], groups)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The name, and eight hexadecimal digits that change with the pixels."""
         digest = hashlib.sha256((self.images * 255).round().to(torch.uint8).numpy().tobytes())
@@ -141,12 +133,12 @@ def _run(given: argparse.Namespace) -> list[Row]:
     surveyed = _surveyed(given.data, given.level, given.side)
     equaliser = Equaliser(level=given.level, side=given.side, widest=surveyed.widest_window(given.side))
     chosen = surveyed.plan.parts(held_out=given.held_out, judged=given.judged)
-    held_out = EqualisedPictures(surveyed, _plain(chosen.calibrate), equaliser)
-    parts = Part.all_of("its own", EqualisedPictures(surveyed, _plain(chosen.judge), equaliser))
+    held_out = EqualisedPictures(surveyed, chosen.calibrate, equaliser)
+    parts = Part.all_of("its own", EqualisedPictures(surveyed, chosen.judge, equaliser))
     for name, folder in map(_named, given.other):
         other = _surveyed(folder, given.level, given.side)
         own = replace(equaliser, widest=other.widest_window(given.side))
-        kept = _plain(np.flatnonzero(other.plan.kept))
+        kept = np.flatnonzero(other.plan.kept)
         parts += Part.all_of(name, EqualisedPictures(other, kept, own))
     given.out.mkdir(parents=True, exist_ok=True)
     journal = given.out / "rows.jsonl"
@@ -162,7 +154,7 @@ def _run(given: argparse.Namespace) -> list[Row]:
                 if row is None:
                     if held is None:
                         held = detector.predict_proba(real.to(given.device))[:, 1].numpy()
-                    row = judge(detector, name, part, handling, held, given.device)
+                    row = judge(detector, part, handling, held, name, identity, given.device)
                     with journal.open("a") as file:
                         file.write(json.dumps(asdict(row)) + "\n")
                 rows.append(replace(row, detector=name, pictures=part.name))
@@ -172,11 +164,18 @@ def _run(given: argparse.Namespace) -> list[Row]:
 
 
 def judge(
-    detector: Detector, name: str, part: Part, handling: str, held: np.ndarray, device: str = "cpu"
+    detector: Detector,
+    part: Part,
+    handling: str,
+    held: np.ndarray,
+    name: str,
+    identity: str,
+    device: str = "cpu",
 ) -> Row:
     """Return the figures of a calibrated detector on pictures after one handling.
 
-    `held` are its probabilities of calibration's real pictures, not handled.
+    `held` are its probabilities of calibration's real pictures, not handled; `name` and `identity` are what
+    the row says of the detector.
     """
     images = (HANDLINGS[handling](part.images).clamp(0, 1) * 255).round() / 255
     calibration = detector.calibrated()
@@ -193,7 +192,7 @@ def judge(
     return Row(
         **asdict(found),
         detector=name,
-        identity=f"{detector.identity} {calibration.identity}",
+        identity=identity,
         pictures=part.key,
         handling=handling,
         uncalibrated_error=calibration_error(part.labels, torch.sigmoid(logits).numpy()),
@@ -273,7 +272,3 @@ def _named(given: str) -> tuple[str, str]:
     if not (name and equals and folder):
         raise ValueError(f"expected NAME=FOLDER; got {given!r}")
     return name, folder
-
-
-def _plain(numbers: np.ndarray) -> list[int]:
-    return [int(number) for number in numbers]

@@ -4,11 +4,10 @@
         --out made.npz --images 5000
 
 Confidence-guided augmentation (ConfiG; Popp et al., 2025, arXiv 2506.02294), where the paper optimises the
-latent variables of an editor told what to do in words:
-training pictures are noised part of the way and brought back by DDIM, each clean picture on the way moved up
-the gradient of log p_teacher(y) - log p_student(y). Those that the teacher does not take for their class any
-more are left out. The npz mixes into training by `--data.generated`; the student is then trained further, or
-anew.
+latent variables of an editor told what to do in words: training pictures are noised part of the way and
+brought back by DDIM, each clean picture on the way moved up the gradient of log p_teacher(y) - log
+p_student(y). Those that the teacher does not take for their class any more are left out. The npz mixes into
+training by `--data.generated`; the student is then trained further, or anew.
 """
 
 import argparse
@@ -16,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -26,8 +24,7 @@ from diffusion.model import DiffusionModel, Images
 from diffusion.samplers import ddim_mean, denoise, noised, steps_of
 from distill.classifier import load as load_classifier
 from distill.draws import generator_of
-from distill.images import labelled, to_unit
-from imaging.whole import whole
+from distill.images import check_npz, labelled, to_unit, write_npz
 
 Labels = Int[Tensor, " batch"]
 
@@ -111,8 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> None:
-    if given.out.suffix != ".npz":
-        raise ValueError(f"the set is written as npz; got {given.out.name}")
+    check_npz(given.out)
     pictures = labelled(given.data, train=True)
     if not 1 <= given.images <= len(pictures):
         raise ValueError(f"there are {len(pictures)} training pictures; asked for {given.images}")
@@ -141,13 +137,12 @@ def _run(given: argparse.Namespace) -> None:
             true = networks[0](to_unit(rounded)).argmax(1) == labels
             before.append(gap(*networks, images, labels))
             after.append(gap(*networks, to_unit(rounded), labels)[true])
-        pixels.append(rounded[true].permute(0, 2, 3, 1).cpu())
+        pixels.append(rounded[true].cpu())
         kept.append(labels[true].cpu())
-    images, labels = torch.cat(pixels), torch.cat(kept)
+    labels = torch.cat(kept)
     if not len(labels):
         raise ValueError("the teacher takes none of the pictures for its class: lower --scale or --t")
-    with whole(given.out) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
+    write_npz(given.out, torch.cat(pixels), labels)
     print(
         f"{given.out}: {len(labels)} of {given.images} pictures kept; the teacher is surer of their class by "
         f"{float(torch.cat(after).mean()):.2f}, of the originals by {float(torch.cat(before).mean()):.2f}"

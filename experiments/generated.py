@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from diffusion.load import load
@@ -23,20 +22,21 @@ from diffusion.model import DiffusionModel
 from diffusion.pixel import PixelDiffusion
 from diffusion.samplers import ddim
 from distill.draws import generator_of
+from distill.images import Pixels, check_npz, write_npz
 from imaging.whole import whole, write_whole
 
 
 @torch.no_grad()
 def made(
     model: DiffusionModel, labels: Tensor, *, side: int, steps: int, generator: torch.Generator
-) -> UInt8[Tensor, "n side side 3"]:
+) -> Pixels:
     """Return pictures of classes as bytes, by DDIM from pure noise that `generator` draws."""
     shape = model.encode(torch.zeros(1, 3, side, side, device=model.device)).shape[1:]
     noise = torch.randn((len(labels), *shape), generator=generator).to(model.device)
     condition = model.condition([str(int(label)) for label in labels])
     timesteps = model.schedule.timesteps(steps, spacing="trailing")
     images = model.decode(ddim(model, noise, condition, timesteps=timesteps))
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> None:
-    if given.out.suffix != ".npz":
-        raise ValueError(f"the set is written as npz; got {given.out.name}")
+    check_npz(given.out)
     if given.images < 1 or given.batch < 1:
         raise ValueError("there must be one picture or more, and of each batch")
     model = load(given.model, device=given.device)
@@ -87,11 +86,10 @@ def _run(given: argparse.Namespace) -> None:
         if sys.stderr.isatty():
             print(f"\r{number * given.batch + len(some)} of {given.images}", end="", file=sys.stderr)
     images = [
-        np.load(parts / f"{number:05d}.npy")[: len(some)]
+        torch.from_numpy(np.load(parts / f"{number:05d}.npy")[: len(some)])
         for number, some in enumerate(labels.split(given.batch))
     ]
-    with whole(given.out) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, images=np.concatenate(images), labels=labels.numpy())
+    write_npz(given.out, torch.cat(images), labels)
     shutil.rmtree(parts)
     print(f"{given.out}: {given.images} pictures of {model.classes} classes")
 

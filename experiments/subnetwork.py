@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from distill.classifier import Classifier, load
+from distill.classifier import Classifier, load, recalibrated
 from distill.dynamic import DynamicResNet, Shape
 from distill.images import labelled, to_unit
 
@@ -29,7 +29,7 @@ def extracted(classifier: Classifier, shape: Shape, images: torch.Tensor, *, bat
     if not isinstance(network, DynamicResNet):
         raise ValueError(f"{classifier.config['architecture']} is no network of many")
     network.choose(shape)
-    network.recalibrate((some - classifier.mean) / classifier.std for some in images.split(batch))
+    recalibrated(classifier, images.split(batch))
     config: dict[str, Any] = {**classifier.config, "architecture": f"dynamic-{network.base}:{shape}"}
     made = Classifier(**config)
     made.network.load_state_dict(network.extract().state_dict())

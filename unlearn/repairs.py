@@ -131,7 +131,7 @@ def attention_distillation(
     own, taught = (_Watch(each, names) for each in (network, teacher))
 
     def loss(some: Images, classes: Labels) -> Tensor:
-        with own.watching(), taught.watching():
+        with own, taught:
             logits = network(some)
             with torch.no_grad():
                 teacher(some)
@@ -175,17 +175,14 @@ def neuron_pruning(
         with masks.applied():
             for each in noise:
                 each.data.zero_()
-            ascent = torch.autograd.grad(F.cross_entropy(network(some), own), noise)
+            clean = F.cross_entropy(network(some), own)
+            ascent = torch.autograd.grad(clean, noise, retain_graph=True)
             for each, slope in zip(noise, ascent, strict=True):
                 each.data.copy_(eps * slope.sign())
             worst = F.cross_entropy(network(some), own)
-            for each in noise:
-                each.data.zero_()
-            clean = F.cross_entropy(network(some), own)
             loss = _finite(alpha * clean + (1 - alpha) * worst)
             descent.zero_grad()
-            # the perturbed pass kept its factors in its graph, so both are differentiated by their own
-            loss.backward()
+            loss.backward(inputs=[*masks.masks])
         descent.step()
         for mask in masks.masks:
             mask.data.clamp_(0, 1)
@@ -233,9 +230,6 @@ class _Watch:
     def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
         self._modules = [network.get_submodule(name) for name in names]
         self.seen: list[Tensor] = []
-
-    def watching(self) -> "_Watch":
-        return self
 
     def __enter__(self) -> "_Watch":
         self.seen = []

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-Images = Float[Tensor, "batch channels height width"]
+from attacks.ball import Images
+
 Labels = Int[Tensor, " batch"]
 Trigger = Callable[[Images], Images]
 

@@ -14,7 +14,8 @@ from detect.layouts import LayoutError, read_layout
 from experiments import detection_table
 from experiments.__main__ import main
 from experiments.detection_data import DetectionPictures, EqualisedPictures
-from experiments.detection_table import HANDLINGS, shrunk
+from experiments.detection_table import HANDLINGS
+from imaging.transforms import resize
 
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's own
 
@@ -160,7 +161,7 @@ def test_rows_of_the_table_are_the_detectors_on_handled_files(folder, tmp_path, 
     surveyed = Survey.of(read_layout(folder))
     test = [number for number, look in enumerate(surveyed.looks) if look.sample.split == "test"]
     pictures = EqualisedPictures(surveyed, test, Equaliser(level="raw"))
-    handled = (shrunk(pictures.images(), 0.5).clamp(0, 1) * 255).round() / 255
+    handled = (resize(pictures.images(), 0.5).clamp(0, 1) * 255).round() / 255
     called = detector.predict_proba(handled)[:, 1].numpy() >= 0.5
     assert rows[1]["real_right"] == pytest.approx(1 - called[pictures.labels == 0].mean())
     assert rows[1]["generated_right"] == pytest.approx(called[pictures.labels == 1].mean())

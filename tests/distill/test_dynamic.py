@@ -8,11 +8,10 @@ from torch import nn
 
 from distill import methods
 from distill.batchnorm import batchnorm
-from distill.classifier import Classifier, Grown, Teacher, load
+from distill.classifier import Classifier, Grown, Teacher, load, recalibrated
 from distill.draws import Draws, generator_of
 from distill.dynamic import DynamicResNet, Shape, Sizes
 from distill.method import Method, Step
-from distill.module import recalibrated
 from experiments import subnetwork
 
 SMALL = Shape(0.65, (0, 1, 2, 0), (0.2, 0.25, 0.35, 0.2))
@@ -200,7 +199,7 @@ def test_the_command_takes_a_network_out_with_statistics_of_its_own(tmp_path, im
     assert isinstance(Teacher(options[1]), nn.Module)
     seen = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     saved.eval().network.choose(SMALL)
-    recalibrated(saved, seen)
+    recalibrated(saved, [seen])
     with torch.no_grad():
         torch.testing.assert_close(one(seen), saved(seen), atol=1e-4, rtol=1e-4)
     assert subnetwork.main([*options, "--shape", "tiny"]) == 1
