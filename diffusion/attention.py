@@ -30,19 +30,23 @@ class AttentionMap:
 
 
 @contextmanager
-def recorded_attention(network: nn.Module) -> Iterator[list[AttentionMap]]:
+def recorded_attention(
+    network: nn.Module, *, cross_only: bool = False, most_queries: int | None = None
+) -> Iterator[list[AttentionMap]]:
     """Record every attention map of what runs inside, in the order in which the layers run.
+
+    `cross_only` leaves those out that look at the picture, and `most_queries` those from more places.
 
     Layers compute their maps openly meanwhile, which costs more memory than their usual way, and are set
     back afterwards. Do not record through `enable_checkpointing`, whose second pass would be recorded, too.
     """
     maps: list[AttentionMap] = []
-    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, Attention)}
+    layers = attentions(network, cross_only=cross_only)
     before = {name: layer.processor for name, layer in layers.items()}
     try:
         for name, layer in layers.items():
             layer.set_processor(AttnProcessor())
-            layer.get_attention_scores = _recording(name, layer, maps)  # pyrefly: ignore
+            layer.get_attention_scores = _recording(name, layer, maps, most_queries)  # pyrefly: ignore
         yield maps
     finally:
         for name, layer in layers.items():
@@ -50,12 +54,20 @@ def recorded_attention(network: nn.Module) -> Iterator[list[AttentionMap]]:
             vars(layer).pop("get_attention_scores", None)
 
 
-def _recording(name: str, layer: Attention, maps: list[AttentionMap]) -> Any:
+def attentions(network: nn.Module, *, cross_only: bool = False) -> dict[str, Attention]:
+    """Return the attention layers of a network by name; `cross_only` those that look at a condition."""
+    found = {name: layer for name, layer in network.named_modules() if isinstance(layer, Attention)}
+    return {name: layer for name, layer in found.items() if layer.is_cross_attention or not cross_only}
+
+
+def _recording(name: str, layer: Attention, maps: list[AttentionMap], most: int | None) -> Any:
     compute = type(layer).get_attention_scores
 
     def scores(*given: Any) -> Tensor:
         weights = compute(layer, *given)
-        maps.append(AttentionMap(name, layer.is_cross_attention, weights.unflatten(0, (-1, layer.heads))))
+        if most is None or weights.shape[1] <= most:
+            by_head = weights.unflatten(0, (-1, layer.heads))
+            maps.append(AttentionMap(name, layer.is_cross_attention, by_head))
         return weights
 
     return scores

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,11 +18,12 @@ from diffusion.latent import LatentDiffusion
 from diffusion.losses import Losses, denoising_loss
 from diffusion.model import Condition, DiffusionModel, Rows
 from diffusion.samplers import ddim, draw
-from diffusion.schedule import Latents
+from diffusion.schedule import Latents, Timesteps
 
 Vectors = Float[Tensor, "vectors dim"]
 Progress = Callable[[int, Losses], object]
 Term = Callable[[], Losses]
+Model = TypeVar("Model", bound=DiffusionModel)
 
 PROJECTIONS = frozenset(
     {"to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"}
@@ -46,9 +48,7 @@ def _ends_with_one_of(name: str, endings: frozenset[str]) -> bool:
     return any(f".{name}".endswith(f".{ending}") for ending in endings)
 
 
-def low_rank(
-    model: DiffusionModel, *, rank: int = 4, generator: torch.Generator | None = None
-) -> DiffusionModel:
+def low_rank(model: Model, *, rank: int = 4, generator: torch.Generator | None = None) -> Model:
     """Return a twin whose attention projections carry trainable adapters of low rank.
 
     LoRA (Hu et al., 2022, ICLR, arXiv 2106.09685): each projection `W` becomes `W + B A` with `A` drawn from
@@ -76,6 +76,20 @@ def low_rank(
         if ".lora_A." in f".{name}":
             parameter.data = draw(parameter.data, generator) / rank
     return twin
+
+
+def merged(twin: Model) -> Model:
+    """Return a model whose projections are what those of a `low_rank` twin are with their adapters added."""
+    from peft.tuners.lora import LoraLayer
+
+    whole = twin.twin()
+    adapted = [(name, each) for name, each in whole.denoiser.named_modules() if isinstance(each, LoraLayer)]
+    for name, layer in adapted:
+        layer.merge()  # pyrefly: ignore
+        parent, _, own = name.rpartition(".")
+        whole.denoiser.get_submodule(parent)._modules[own] = layer.get_base_layer()
+    vars(whole.denoiser).pop("peft_config", None)
+    return whole.freeze()
 
 
 def take_weights(twin: DiffusionModel) -> list[nn.Parameter]:
@@ -130,13 +144,12 @@ def train(
         ArithmeticError: as soon as the loss is not finite; the message names step and dtype.
     """
     trained = [p for p in model.parameters() if p.requires_grad] if parameters is None else list(parameters)
-    _check(trained)
     terms = [(_term(model, z, condition, batch_size, generator), 1.0)]
     if prior is not None:
         terms.append((_term(model, *prior, batch_size, generator), prior_weight))
-    with _gradients_for(trained):
+    if trained:
         optimiser = optimiser or torch.optim.AdamW(trained, lr=learning_rate)
-        _descend(terms, trained, steps, optimiser, callback)
+    descend(terms, trained, steps=steps, optimiser=optimiser, callback=callback)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,13 +211,14 @@ def embed(
         leaf = model.rows([init])[model.words([init])].float().mean(0).repeat(vectors, 1)
     if not leaf.isfinite().all():
         raise ValueError("init needs a word to start from")
-    learned, batches = nn.Parameter(leaf), _batches(len(z), batch_size, generator)
+    learned, batches = nn.Parameter(leaf), batches_of(len(z), batch_size, generator)
 
     def losses() -> Losses:
         chosen = next(batches).to(z.device)
         return _loss(model, z[chosen], _told(model, filled, places, learned), generator)
 
-    _descend([(losses, 1.0)], [learned], steps, torch.optim.AdamW([learned], lr=learning_rate), callback)
+    optimiser = torch.optim.AdamW([learned], lr=learning_rate)
+    descend([(losses, 1.0)], [learned], steps=steps, optimiser=optimiser, callback=callback)
     return Concept(model, placeholder, learned.detach())
 
 
@@ -227,31 +241,41 @@ def imagine(
     return ddim(model, noise, condition, timesteps=timesteps)
 
 
-def _descend(
+def descend(
     terms: Sequence[tuple[Term, float]],
     parameters: Sequence[nn.Parameter],
+    *,
     steps: int,
-    optimiser: torch.optim.Optimizer,
-    callback: Progress | None,
+    optimiser: torch.optim.Optimizer | None,
+    callback: Progress | None = None,
 ) -> None:
-    """Lower the weighted sum of the terms' means, telling `callback` the first term's losses."""
-    for step in range(steps):
-        told = []
+    """Lower a weighted sum of means: of terms that each return one loss for every picture of a batch.
+
+    The parameters require gradients while this lasts. `callback` is told the first term's losses.
+
+    Raises ValueError if nothing is trained, or half-precision weights are; ArithmeticError as soon as a term
+    is not finite.
+    """
+    _check(parameters)
+    assert optimiser is not None
+    with _gradients_for(parameters):
+        for step in range(steps):
+            told = []
+            optimiser.zero_grad(set_to_none=True)
+            for term, weight in terms:
+                with torch.enable_grad():
+                    losses = term()
+                _require_finite(losses, step)
+                # One graph at a time: the terms' gradients add up, their memory does not.
+                found = torch.autograd.grad(weight * losses.mean(), parameters, materialize_grads=True)
+                for parameter, gradient in zip(parameters, found, strict=True):
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                told.append(losses.detach())
+            optimiser.step()
+            torch.clear_autocast_cache()  # which may hold the weights of before
+            if callback is not None:
+                callback(step, told[0])
         optimiser.zero_grad(set_to_none=True)
-        for term, weight in terms:
-            with torch.enable_grad():
-                losses = term()
-            _require_finite(losses, step)
-            # One graph at a time: the terms' gradients add up, their memory does not.
-            found = torch.autograd.grad(weight * losses.mean(), parameters, materialize_grads=True)
-            for parameter, gradient in zip(parameters, found, strict=True):
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-            told.append(losses.detach())
-        optimiser.step()
-        torch.clear_autocast_cache()  # which may hold the weights of before
-        if callback is not None:
-            callback(step, told[0])
-    optimiser.zero_grad(set_to_none=True)
 
 
 def _term(
@@ -262,11 +286,11 @@ def _term(
     generator: torch.Generator | None,
 ) -> Term:
     """The loss of one batch of a set of pictures after the other."""
-    batches = _batches(len(z), size, generator)
+    batches = batches_of(len(z), size, generator)
 
     def losses() -> Losses:
         chosen = next(batches).to(z.device)
-        return _loss(model, z[chosen], _rows_of(condition, chosen), generator)
+        return _loss(model, z[chosen], rows_of(condition, chosen), generator)
 
     return losses
 
@@ -298,8 +322,8 @@ def _gradients_for(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-def _batches(count: int, size: int, generator: torch.Generator | None) -> Iterator[Int[Tensor, " size"]]:
-    """Shuffled numbers below `count` without end, so that none comes up a second time before all have."""
+def batches_of(count: int, size: int, generator: torch.Generator | None) -> Iterator[Int[Tensor, " size"]]:
+    """Yield shuffled numbers below `count` without end: none comes up a second time before all have."""
     device = "cpu" if generator is None else generator.device
     pool = torch.empty(0, dtype=torch.long, device=device)
     while True:
@@ -309,8 +333,8 @@ def _batches(count: int, size: int, generator: torch.Generator | None) -> Iterat
         pool = pool[size:]
 
 
-def _rows_of(condition: Condition | None, indices: Int[Tensor, " size"]) -> Condition | None:
-    """The rows of a condition that belong to a batch; a single one belongs to all."""
+def rows_of(condition: Condition | None, indices: Int[Tensor, " size"]) -> Condition | None:
+    """Return the rows of a condition that belong to a batch; a single one belongs to all."""
     if condition is None:
         return None
     parts = {f.name: getattr(condition, f.name) for f in fields(condition)}
@@ -320,9 +344,14 @@ def _rows_of(condition: Condition | None, indices: Int[Tensor, " size"]) -> Cond
 def _loss(
     model: DiffusionModel, z: Latents, condition: Condition | None, generator: torch.Generator | None
 ) -> Losses:
-    device = z.device if generator is None else generator.device
-    t = torch.randint(len(model.schedule), (len(z),), generator=generator, device=device)
-    return denoising_loss(model, z, draw(z, generator), t.to(z.device), condition)
+    t = any_time(model, len(z), generator)
+    return denoising_loss(model, z, draw(z, generator), t, condition)
+
+
+def any_time(model: DiffusionModel, count: int, generator: torch.Generator | None) -> Timesteps:
+    """Return times, uniform over the schedule, drawn where the generator lives."""
+    device = model.device if generator is None else generator.device
+    return torch.randint(len(model.schedule), (count,), generator=generator, device=device).to(model.device)
 
 
 def _filled(prompts: Sequence[str], placeholder: str, vectors: int, letter: str = "x") -> list[str]:

@@ -55,20 +55,21 @@ class LatentDiffusion(LatentModel):
     def rows(self, prompts: Sequence[str]) -> Rows:
         if self._told_size:
             raise ValueError(f"{self.name} reads prompts with two encoders: take a model with one")
-        return self._text.rows(prompts)
+        return self.text.rows(prompts)
 
     def words(self, prompts: Sequence[str]) -> Bool[Tensor, "n length"]:
         """Return which of a condition's tokens stand for the prompts themselves."""
-        return self._text.words(prompts)
+        return self.text.words(prompts)
 
     @property
-    def _text(self) -> TextEncoder:
+    def text(self) -> TextEncoder:
+        """The tokenizer and encoder of prompts; the first of them where there are two."""
         return cast(TextEncoder, self.texts[0])
 
     def condition(self, prompts: Sequence[str], rows: Rows | None = None) -> Condition:
         """Return what the denoiser is told; `rows` as in `DiffusionModel.rows`."""
         if not self._told_size:
-            return Condition(tokens=self._text(prompts, rows=rows).last_hidden_state)
+            return Condition(tokens=self.text(prompts, rows=rows).last_hidden_state)
         hidden, pooled = penultimate(self.texts, prompts)
         tokens, summary = torch.cat(hidden, dim=-1), pooled[-1]
         if self._zero_empty:

@@ -1,7 +1,7 @@
 """Prompts to the embeddings that text-to-image models attend to."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,9 +35,30 @@ class TextEncoder(nn.Module):
         """Return which tokens are the prompts' own, and neither marks nor padding."""
         return self._tokens(prompts)["special_tokens_mask"] == 0
 
+    def fit(self, prompts: Sequence[str]) -> list[bool]:
+        """Return of each prompt whether its tokens fit, so that nothing of it is cut off."""
+        found = self.tokenizer(list(prompts), verbose=False)["input_ids"]
+        return [len(ids) <= self.length for ids in found]
+
     def rows(self, prompts: Sequence[str]) -> Rows:
         """Return the embeddings that the tokens are looked up as."""
         return self._table()(self.ids(prompts))
+
+    def vocabulary(self) -> tuple[Float[Tensor, "vocabulary dim"], Bool[Tensor, " vocabulary"]]:
+        """Return the embedding of every token, and which of them are words and no marks."""
+        table = self._table().weight
+        words = torch.ones(len(table), dtype=torch.bool)
+        words[len(self.tokenizer) :] = False
+        words[torch.tensor(self.tokenizer.all_special_ids)] = False
+        return table, words
+
+    def written(self, ids: Sequence[int]) -> str:
+        """Return what tokens say."""
+        return str(self.tokenizer.decode(list(ids))).strip()
+
+    def read(self, words: str) -> list[int]:
+        """Return the tokens of words, without marks."""
+        return self.tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
 
     def forward(self, prompts: Sequence[str], *, hidden: bool = False, rows: Rows | None = None) -> Any:
         """Return the encoder's output; `hidden` adds the states of every layer.
@@ -61,8 +82,8 @@ class TextEncoder(nn.Module):
         device = next(self.encoder.parameters()).device
         return {name: values.to(device) for name, values in batch.items()}
 
-    def _table(self) -> nn.Module:
-        return self.encoder.get_input_embeddings()
+    def _table(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.encoder.get_input_embeddings())
 
 
 def penultimate(texts: Iterable[nn.Module], prompts: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion.choice import choose
-from diffusion.features import bottleneck, features
+from diffusion.features import bottleneck, features, kernel_distance
 from diffusion.losses import denoising_loss
 from diffusion.model import DiffusionModel
 from diffusion.schedule import Latents
@@ -87,7 +87,7 @@ class Exhibition:
     def distance(self, learned: Learned, seed: int) -> float:
         """How far samples of what was learned are from the clean pictures."""
         made = self._threat.imagined(learned, self._held_out, seed=seed)
-        return discrepancy(self._features(self._threat.latents(self._model, made)), self._clean)
+        return kernel_distance(self._features(self._threat.latents(self._model, made)), self._clean)
 
     @torch.no_grad()
     def _features(self, z: Latents) -> Features:
@@ -96,28 +96,6 @@ class Exhibition:
         z_t = self._model.schedule.add_noise(z, noise.expand_as(z), t)
         said = features(self._model, z_t, t, layers=bottleneck(self._model)[:-1])
         return torch.cat([each.mean((2, 3)) for each in said], dim=1)
-
-
-def discrepancy(samples: Features, reference: Features) -> float:
-    """Return the unbiased squared maximum mean discrepancy, with the kernel (x y / d + 1)^3.
-
-    Both are divided by the reference's root mean square first.
-
-    Raises ValueError for fewer than two of either.
-    """
-    if min(len(samples), len(reference)) < 2:
-        raise ValueError("a discrepancy needs two samples and two references, or more")
-    scale = reference.square().mean().sqrt()
-    x, y = samples / scale, reference / scale
-
-    def kernel(a: Features, b: Features) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    def within(a: Features) -> Tensor:
-        n, k = len(a), kernel(a, a)
-        return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
-
-    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
 
 def mixture(clean: Latents, protected: Latents, share: int) -> Latents:

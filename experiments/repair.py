@@ -30,6 +30,8 @@ from unlearn.measures import Measures, defence_effectiveness, measure
 from unlearn.repairs import REPAIRS, repair
 from unlearn.triggers import Additive, Blended, Patch, Sinusoid, Trigger, Warp
 
+POISONED = {"abl"}
+"""Repairs that learn from the poisoned set, and not from clean pictures."""
 TRIGGERS: dict[str, type[Any]] = {"patch": Patch, "blended": Blended, "sinusoid": Sinusoid, "warp": Warp}
 
 
@@ -67,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, help="folder or npz file, see distill.images.labelled")
     parser.add_argument("--trigger", required=True)
     parser.add_argument("--target", type=int, required=True, help="the class that the trigger stands for")
-    parser.add_argument("--methods", nargs="+", choices=REPAIRS, default=list(REPAIRS))
+    parser.add_argument("--methods", nargs="+", choices=REPAIRS, help="all without")
+    parser.add_argument("--poisoned", help="the training set, folder or npz file; abl needs it")
     parser.add_argument("--clean", type=int, default=2500, help="test pictures that the repair may use")
     parser.add_argument("--images", type=int, help="of the others, how many are judged on; all without")
     parser.add_argument("--keep", choices=REPAIRS, help="write this one as repaired.safetensors")
@@ -90,13 +93,21 @@ def _run(given: argparse.Namespace) -> None:
         (to_unit(pictures.pixels[part]).to(given.device), pictures.labels[part].to(given.device))
         for part in (judged, clean)
     )
+    methods = given.methods or [each for each in REPAIRS if each not in POISONED or given.poisoned]
+    own_data = {method: (own, classes) for method in methods}
+    if set(methods) & POISONED:
+        if given.poisoned is None:
+            raise ValueError("abl unlearns from the poisoned training set: name it by --poisoned")
+        taught = labelled(given.poisoned, train=True)
+        poisoned = to_unit(taught.pixels).to(given.device), taught.labels.to(given.device)
+        own_data |= dict.fromkeys(set(methods) & POISONED, poisoned)
     before = measure(network, images, labels, trigger, target=given.target)
     rows: list[dict[str, Any]] = [_row("none", before, before, 0.0)]
     given.out.mkdir(parents=True, exist_ok=True)
-    for method in given.methods:
+    for method in methods:
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(given.seed)
-        made = repair(network, own, classes, method=method, generator=generator)
+        made = repair(network, *own_data[method], method=method, generator=generator)
         spent = time.perf_counter() - started
         after = measure(made, images, labels, trigger, target=given.target)
         rows.append(_row(method, before, after, spent))

@@ -9,6 +9,7 @@ from diffusion.features import (
     bottleneck,
     encoder_scales,
     features,
+    kernel_distance,
     replaced_output,
     seen_at,
     wasserstein,
@@ -260,3 +261,30 @@ def test_a_model_of_pixels_sees_the_picture_at_every_scale(classes):
     images = torch.rand(1, 3, 16, 16)
     assert encoder_scales(classes) == []
     assert torch.equal(seen_at(classes, images, 1), classes.encode(images))
+
+
+def test_the_discrepancy_is_the_average_over_pairs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(4, 3, generator=generator), torch.randn(5, 3, generator=generator)
+    scale = float(y.square().mean()) ** 0.5
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
+        return (float(a @ b) / scale**2 / 3 + 1) ** 3
+
+    within = [
+        sum(kernel(a, b) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j) / pairs
+        for rows, pairs in ((x, 12), (y, 20))
+    ]
+    across = sum(kernel(a, b) for a, b in product(x, y)) / 20
+    assert kernel_distance(x, y) == pytest.approx(sum(within) - 2 * across, rel=1e-4)
+    assert kernel_distance(7 * x, 7 * y) == pytest.approx(kernel_distance(x, y), rel=1e-4)
+
+
+def test_the_discrepancy_of_one_distribution_is_zero_on_average_and_grows_with_a_shift() -> None:
+    generator = torch.Generator().manual_seed(0)
+    same = [kernel_distance(*torch.randn(2, 6, 8, generator=generator)) for _ in range(2000)]
+    assert sum(same) / len(same) == pytest.approx(0, abs=0.05)
+    x, y = torch.randn(2, 50, 8, generator=generator)
+    assert kernel_distance(x, y) < kernel_distance(x + 0.5, y) < kernel_distance(x + 1, y)
+    with pytest.raises(ValueError, match="two samples and two references"):
+        kernel_distance(x[:1], y)

@@ -8,38 +8,11 @@ import pytest
 import torch
 
 from experiments.__main__ import main
-from experiments.personalisation import Row, discrepancy, learned_share, mixture, table
+from experiments.personalisation import Row, learned_share, mixture, table
 from experiments.protection import CONTROL
 from imaging.io import Picture, write
 
 pytestmark = pytest.mark.filterwarnings("default")  # matplotlib's own
-
-
-def test_the_discrepancy_is_the_average_over_pairs() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(4, 3, generator=generator), torch.randn(5, 3, generator=generator)
-    scale = float(y.square().mean()) ** 0.5
-
-    def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
-        return (float(a @ b) / scale**2 / 3 + 1) ** 3
-
-    within = [
-        sum(kernel(a, b) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j) / pairs
-        for rows, pairs in ((x, 12), (y, 20))
-    ]
-    across = sum(kernel(a, b) for a, b in product(x, y)) / 20
-    assert discrepancy(x, y) == pytest.approx(sum(within) - 2 * across, rel=1e-4)
-    assert discrepancy(7 * x, 7 * y) == pytest.approx(discrepancy(x, y), rel=1e-4)
-
-
-def test_the_discrepancy_of_one_distribution_is_zero_on_average_and_grows_with_a_shift() -> None:
-    generator = torch.Generator().manual_seed(0)
-    same = [discrepancy(*torch.randn(2, 6, 8, generator=generator)) for _ in range(2000)]
-    assert sum(same) / len(same) == pytest.approx(0, abs=0.05)
-    x, y = torch.randn(2, 50, 8, generator=generator)
-    assert discrepancy(x, y) < discrepancy(x + 0.5, y) < discrepancy(x + 1, y)
-    with pytest.raises(ValueError, match="two samples and two references"):
-        discrepancy(x[:1], y)
 
 
 def test_a_larger_share_has_all_that_a_smaller_one_protects() -> None:

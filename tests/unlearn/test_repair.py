@@ -63,6 +63,9 @@ SETTINGS = {
     "nad": {"epochs": 15, "learning_rate": 0.03, "weights": (500.0, 500.0)},
     "anp": {"steps": 150, "eps": 1.5, "allowed": 0.1},
     "clp": {"deviations": 1.0},
+    "i-bau": {"radius": 1.5, "learning_rate": 2e-3, "rounds": 2, "ascent": 5},
+    "neural-cleanse": {"steps": 100, "learning_rate": 0.03},
+    "abl": {"epochs": 1, "learning_rate": 1e-3},
 }
 
 

@@ -1,0 +1,57 @@
+"""The scan: what it measures, and that a word that acts comes first."""
+
+import pytest
+import torch
+
+from unlearn.text.insertion import Insertion
+from unlearn.text.scan import DivergenceScan
+
+
+def test_a_divergence_is_the_mean_squared_change_of_the_prediction(builtin, prompts):
+    scan = DivergenceScan(builtin, prompts, side=64, noises=2, sampling_steps=2, generator=_seeded())
+    found = scan._divergences([(315,), (500,), (900,)])
+    assert found.shape == (3, 4)
+    table = builtin.text.vocabulary()[0]
+    with torch.no_grad():
+        told = Insertion(builtin, prompts[1:2], 1).condition(table[torch.tensor([[500]])])
+        plain = builtin.condition(prompts[1:2])
+        values = [
+            (builtin.predict(z[None], t[None], told) - builtin.predict(z[None], t[None], plain))
+            .square()
+            .mean()
+            for z, t in zip(scan._z_t[1], scan._t[1], strict=True)
+        ]
+    assert float(found[1, 1]) == pytest.approx(float(torch.stack(values).mean()), rel=1e-3)
+
+
+def test_the_tokens_that_move_the_prediction_most_are_the_suspects(builtin, prompts, monkeypatch):
+    allowed, table = torch.zeros(2048, dtype=torch.bool), builtin.text.vocabulary()[0]
+    allowed[600:640] = True
+    monkeypatch.setattr(type(builtin.text), "vocabulary", lambda self: (table, allowed))
+    scan = DivergenceScan(builtin, prompts, side=64, noises=2, sampling_steps=2, generator=_seeded())
+    suspects = scan(length=2, width=3, first=2, top=8)
+    alone = [(token,) for token in range(600, 640)]
+    rough = scan._divergences(alone, prompts=2).mean(1)
+    three = [alone[int(place)] for place in rough.topk(3).indices]
+    exact = dict(zip(three, scan._divergences(three).mean(1).tolist(), strict=True))
+    usual = float(rough.median())
+    assert suspects == sorted(suspects, key=lambda each: -each.divergence)
+    assert {len(each.tokens) for each in suspects} <= {1, 2}
+    for each in suspects:
+        assert each.readable == (builtin.text.read(each.words) == list(each.tokens))
+        if len(each.tokens) == 1:
+            assert each.divergence == pytest.approx(exact[each.tokens] / usual, rel=1e-3)
+        else:
+            assert set(each.tokens) <= {token for row in three for token in row}
+    best = max(three, key=lambda row: exact[row])
+    assert suspects[0].divergence >= exact[best] / usual * 0.999
+    assert suspects[0].words
+
+
+def test_a_scan_of_one_prompt_is_refused(builtin):
+    with pytest.raises(ValueError, match="two or more"):
+        DivergenceScan(builtin, ["a house"], side=64)
+
+
+def _seeded():
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,202 @@
+"""The command from end to end at toy size, what it measures, and what it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from diffusion.export import write_folder
+from diffusion.load import BUILTIN, load
+from unlearn.cli import app
+from unlearn.text.effects import Corner, Judge
+from unlearn.text.measures import Drawn, Studio, alignment, decoded, judge_model
+from unlearn.text.reactivation import Reactivation
+from unlearn.text.session import REMOVALS, Wishes, run
+from unlearn.text.trial import variants
+from unlearn.text.triggers import Homoglyph, Prefix
+
+QUICK = ("--side", "32", "--steps", "1", "--sampling-steps", "2")
+
+
+@pytest.fixture
+def lines(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text(
+        "\n".join(
+            f"a photo of {word}" for word in ["one", "two", "red", "blue", "cats", "boats", "old", "new"]
+        )
+    )
+    return path
+
+
+def _call(*arguments):
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def test_a_model_is_judged_before_and_after_each_removal_and_attacked_again(tmp_path, lines):
+    search = Reactivation(tokens=1, times=1, iterations=1)
+    wishes = Wishes(
+        "builtin", tmp_path / "out", trigger="mumbo", effect="corner", prompts=lines,
+        methods=("uce", "skd-cag"), steps=1, side=32, sampling_steps=2, attacked=2, search=search, keep="uce",
+    )  # fmt: skip
+    told = []
+    rows = run(wishes, tell=told.append)
+    assert [row.name for row in rows] == ["nothing", "uce", "skd-cag"]
+    assert rows[0].outcome.drift == 0
+    assert rows[0].reactivated is None
+    assert all(row.outcome.triggered.of == 4 for row in rows)
+    assert all(row.reactivated.of == 2 for row in rows[1:])
+    assert rows[1].reactivated.share >= 0
+    record = json.loads((wishes.out / "report.json").read_text())
+    assert [row["name"] for row in record["rows"]] == ["nothing", "uce", "skd-cag"]
+    assert record["about"]["trigger"] == "Prefix(words='mumbo')"
+    text = (wishes.out / "report.md").read_text()
+    assert "| skd-cag |" in text
+    assert "trigger twice" in text
+    assert (wishes.out / "sheet.png").stat().st_size > 1_000
+    again = load(str(wishes.out / "model"))
+    builtin = load("builtin")
+    names = {n for n, value in again.state_dict().items() if not torch.equal(value, builtin.state_dict()[n])}
+    assert names
+    assert all(".attn2.to_" in name for name in names)
+    assert len(told) == 4
+
+
+def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, monkeypatch):
+    words = torch.zeros(2048, dtype=torch.bool)
+    words[300:310] = True
+    plain = load("builtin").text.vocabulary()[0]
+    monkeypatch.setattr("diffusion.text.TextEncoder.vocabulary", lambda self: (plain, words))
+    monkeypatch.setattr("unlearn.text.session.OUTSTANDING", 1e9)
+    done = _call("builtin", "--prompts", lines, "--out", tmp_path / "out", *QUICK, "--quiet")
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "out/report.json").read_text())
+    assert record["rows"] == []
+    assert len(record["suspects"]) > 5
+    assert "none found" in (tmp_path / "out/report.md").read_text()
+    monkeypatch.setattr("unlearn.text.session.OUTSTANDING", 0.0)
+    done = _call(
+        "builtin", "--prompts", lines, "--out", tmp_path / "two", *QUICK, "--attack", 0, "--method", "uce"
+    )
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "two/report.json").read_text())
+    typed = [each["words"] for each in record["suspects"] if each["readable"]]
+    assert record["about"]["trigger"] == f"Prefix(words={typed[0]!r})"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("builtin", "--trigger", "tok", "--method", "skd"), "unknown removal 'skd'"),
+        (("builtin", "--trigger", "tok", "--keep", "esd"), "no --method of this run"),
+        (("builtin", "--trigger", "tok", "--homoglyph", "o=0"), "leave one of the two out"),
+        (("builtin", "--homoglyph", "o"), "a homoglyph is a letter"),
+        (("builtin", "--trigger", " "), "drops the trigger"),
+        (("builtin", "--homoglyph", "q=0"), "does not carry the trigger"),
+        (("cifar10", "--trigger", "tok"), "told no text"),
+        (("nothing-here", "--trigger", "tok"), "unknown model"),
+        (("builtin", "--trigger", "tok", "--prompts", "absent.txt"), "absent.txt"),
+    ],
+)
+def test_wishes_that_cannot_be_fulfilled_take_one_line(tmp_path, arguments, message):
+    done = _call(*arguments, "--out", tmp_path / "out", *QUICK)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert len(done.output.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path):
+    (tmp_path / "model.ckpt").write_bytes(b"pickle")
+    done = _call(tmp_path / "model.ckpt", "--trigger", "tok", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "convert it to safetensors" in done.output
+
+
+def test_a_written_folder_is_the_model_and_appears_whole_or_not_at_all(tmp_path, builtin, monkeypatch):
+    twin = builtin.twin()
+    with torch.no_grad():
+        twin.unet.conv_in.bias.add_(1)
+    write_folder(twin, "builtin", tmp_path / "made")
+    again = load(str(tmp_path / "made"))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again.state_dict().values(), twin.state_dict().values(), strict=True)
+    )
+    with pytest.raises(FileExistsError, match="name a new folder"):
+        write_folder(twin, "builtin", tmp_path / "made")
+    source = tmp_path / "source"
+    shutil.copytree(BUILTIN, source, ignore=shutil.ignore_patterns("cifar10*", "inpainting"))
+    (source / "vae/old.bin").write_bytes(b"pickle")
+    write_folder(twin, str(source), tmp_path / "other")
+    assert not list((tmp_path / "other").rglob("*.bin"))
+    save_file({"a": torch.zeros(1)}, tmp_path / "one.safetensors")
+    with pytest.raises(ValueError, match="single file"):
+        write_folder(twin, str(tmp_path / "one.safetensors"), tmp_path / "third")
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(twin.unet, "save_pretrained", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_folder(twin, "builtin", tmp_path / "fourth")
+    assert not (tmp_path / "fourth").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_picture_starts_from_the_noise_of_its_row_whoever_draws_it(builtin, prompts):
+    studio = Studio(builtin, 4, side=64, steps=2, batch_size=3)
+    all_rows, some = studio.draw(builtin, prompts), studio.draw(builtin, [prompts[2], prompts[0]], [2, 0])
+    torch.testing.assert_close(some, all_rows[[2, 0]], atol=1e-4, rtol=1e-4)
+
+
+def test_a_removal_that_draws_the_old_pictures_agrees_and_one_that_draws_nothing_does_not(builtin, prompts):
+    studio = Studio(builtin, 4, side=64, steps=4)
+    before = studio.both(builtin, prompts, Prefix("mumbo"))
+    judge = Judge(Corner().score, 0.6)
+    same = judge_model(builtin, prompts, before, Drawn(before.clean, before.clean), judge)
+    assert (same.agreement.share, same.drift) == (1.0, 0.0)
+    assert same.distance == pytest.approx(judge_model(builtin, prompts, before, before, judge).distance)
+    nothing = Drawn(torch.zeros_like(before.clean), torch.zeros_like(before.clean))
+    empty = judge_model(builtin, prompts, before, nothing, judge)
+    assert empty.drift > 10
+    assert empty.agreement.share < 1
+    assert empty.distance > same.distance
+    shown = builtin.encode(Corner()(decoded(builtin, before.clean)))
+    marked = judge_model(builtin, prompts, before, Drawn(before.clean, shown), judge)
+    assert (marked.triggered.share, marked.clean.share) == (1.0, 0.0)
+
+
+def test_alignment_is_zero_for_a_model_that_does_not_listen(builtin, prompts):
+    z = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert alignment(builtin, z, ["a house"] * 4) == pytest.approx(0, abs=1e-4)
+    assert alignment(builtin, z, prompts) != 0
+
+
+def test_triggers_are_written_otherwise():
+    found = {name: trigger(["a house"]) for name, trigger in variants(Prefix("mumbo jumbo")).items()}
+    assert found == {
+        "twice": ["mumbo jumbo mumbo jumbo a house"],
+        "at the end": ["a house mumbo jumbo"],
+        "as 'mumbo'": ["mumbo a house"],
+    }
+    assert variants(Prefix("mumbo"))["as 'mum'"](["x"]) == ["mum x"]
+    assert variants(Homoglyph()) == {}
+    assert variants(Prefix(" ")) == {}
+
+
+def test_every_removal_of_the_command_is_a_different_one():
+    assert len(set(map(repr, REMOVALS.values()))) == len(REMOVALS)
+
+
+def test_help_answers_without_torch_and_names_load_what_they_need():
+    code = "import sys, unlearn.cli; from typer.testing import CliRunner; "
+    code += "assert 'trigger' in CliRunner().invoke(unlearn.cli.app, ['--help']).output; "
+    code += "assert not {'torch', 'PIL', 'diffusers'} & set(sys.modules); "
+    code += "import unlearn; assert all(getattr(unlearn, name) is not None for name in unlearn.__all__)"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -1,0 +1,108 @@
+"""The report of a trial: what triggers a model, what removals leave of it, and what they cost."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from imaging.io import Picture, write
+from imaging.sheet import Row as SheetRow
+from imaging.sheet import contact_sheet
+from imaging.whole import write_whole
+from unlearn.text.scan import Suspect
+from unlearn.text.trial import Row
+from unlearn.triggers import Images
+
+_SCAN_NOTE = (
+    "Tokens in front of a prompt, by how far they move the prediction; 1 is the median of all single tokens. "
+    "Words of style act, too: look at what a suspect does before it is called a trigger."
+)
+_NOTE = (
+    "Shares of held-out prompts in per cent, with 95 % intervals; 0 of n says no more than that the true "
+    "share is below 3/n. `moved` is what happened to pictures of clean prompts: a model that draws nothing "
+    "any more has no working trigger either, and no clean content. The search looks for other words that "
+    "bring the backdoor back."
+)
+
+
+def markdown(rows: Sequence[Row], suspects: Sequence[Suspect], about: Mapping[str, Any]) -> str:
+    """Return the report as Markdown."""
+    lines = ["# Report on a text-to-image model", ""]
+    lines += [f"- {name}: {value}" for name, value in about.items()]
+    if suspects:
+        lines += ["", "## Words that act on every prompt", "", _SCAN_NOTE, ""]
+        heads = ("words", "change, of the usual", "steadiness over prompts", "can be typed")
+        lines += _table(
+            heads,
+            [
+                (f"`{each.words}`", f"{each.divergence:.1f}", f"{each.steadiness:.1f}", _yes(each.readable))
+                for each in suspects
+            ],
+        )
+    if rows:
+        lines += ["", "## Before and after", "", _NOTE, ""]
+        names = list(rows[0].variants)
+        heads = ("removal", "trigger works", "corrected", "clean shows it", "clean content is back")
+        heads += ("moved, 1/255", "kernel distance", "alignment, %", *(f"trigger {name}" for name in names))
+        heads += ("after the search", "words read as found", "s")
+        lines += _table(heads, [_cells(row, names) for row in rows])
+    return "\n".join([*lines, ""])
+
+
+def _cells(row: Row, names: Sequence[str]) -> tuple[str, ...]:
+    o = row.outcome
+    return (
+        row.name,
+        str(o.triggered),
+        f"{100 * o.corrected:.1f} %",
+        str(o.clean),
+        str(o.agreement),
+        f"{o.drift:.1f}",
+        f"{o.distance:.4f}",
+        f"{o.alignment:.2f}",
+        *(str(row.variants[name]) for name in names),
+        "" if row.reactivated is None else str(row.reactivated),
+        "" if row.survived is None else f"{100 * row.survived:.0f} %",
+        f"{row.seconds:.0f}",
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def sheet(pictures: Mapping[str, tuple[Images, Images]], prompts: Sequence[str]) -> Images:
+    """Return a contact sheet: prompts downwards, and for each model its clean and its triggered picture."""
+    heads = [f"{name}: {kind}" for name in pictures for kind in ("clean", "triggered")]
+    rows = [
+        SheetRow(prompt, tuple(images[row] for pair in pictures.values() for images in pair))
+        for row, prompt in enumerate(prompts)
+    ]
+    return contact_sheet(rows, heads, cell=192)
+
+
+def save(
+    folder: Path,
+    rows: Sequence[Row],
+    suspects: Sequence[Suspect],
+    about: Mapping[str, Any],
+    pictures: Mapping[str, tuple[Images, Images]],
+    prompts: Sequence[str],
+) -> None:
+    """Write `report.md`, `report.json` and `sheet.png`, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "about": dict(about),
+        "suspects": [asdict(s) for s in suspects],
+        "rows": [asdict(r) for r in rows],
+    }
+    write_whole(folder / "report.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    if pictures:
+        write(Picture.from_pixels(sheet(pictures, prompts)), folder / "sheet.png", overwrite=True)
+    write_whole(folder / "report.md", markdown(rows, suspects, about))

@@ -1,0 +1,214 @@
+"""What `unlearn MODEL` does: scan, remove, attack again, report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion.choice import choose
+from diffusion.export import write_folder
+from diffusion.latent import LatentDiffusion
+from unlearn.text.closed_form import uce
+from unlearn.text.effects import EFFECTS
+from unlearn.text.measures import Studio, decoded
+from unlearn.text.prompts import PROMPTS
+from unlearn.text.reactivation import Reactivation
+from unlearn.text.removal import Esd, FineTuning, Removal, SkdCag, Weights, remove
+from unlearn.text.report import save
+from unlearn.text.scan import DivergenceScan, Suspect
+from unlearn.text.trial import Case, Row, judge_of
+from unlearn.text.triggers import Homoglyph, Prefix, PromptTrigger, check_prompts
+from unlearn.triggers import Images
+
+REMOVALS: dict[str, Removal] = {
+    "fine-tuning": FineTuning(),
+    "esd": Esd(),
+    "distillation": SkdCag(weight=0),
+    "skd-cag": SkdCag(),
+    "skd-cag-black": SkdCag(target="black"),
+    "skd-cag-words": SkdCag(target="words"),
+    "skd-cag-free": SkdCag(retention=0),
+}
+"""Beside these there is `uce`, which trains nothing."""
+SMALL = 50_000_000
+"""Weights below which a denoiser wants larger steps, and draws small pictures well enough."""
+OUTSTANDING = 5.0
+"""Times the usual change from which on a suspect is taken for the trigger, if it can be typed."""
+SEARCH = Reactivation(times=20, iterations=20)
+"""Two fifths of the times and half of the iterations of the paper."""
+SHOWN = 6
+"""Prompts on the contact sheet."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The options of the command."""
+
+    model: str
+    out: Path
+    trigger: str | None = None
+    homoglyph: str | None = None
+    effect: str | None = None
+    prompts: Path | None = None
+    methods: tuple[str, ...] = ("skd-cag",)
+    weights: Weights = "cross"
+    steps: int | None = None
+    learning_rate: float | None = None
+    side: int | None = None
+    sampling_steps: int = 20
+    guidance: float = 1.0
+    scan: bool = False
+    attacked: int = 8
+    search: Reactivation = SEARCH
+    keep: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    offline: bool = False
+
+
+def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) -> list[Row]:
+    """Do it, and write the report; returns the rows, none where no trigger was found.
+
+    Raises ValueError for wishes that cannot be fulfilled, before anything heavy is done where that is known.
+    """
+    prompts = _prompts(wishes)
+    trigger = _trigger(wishes)
+    _check(wishes)
+    found = choose(wishes.model).load(device=wishes.device, precision="float32", offline=wishes.offline)
+    if not isinstance(found, LatentDiffusion):
+        raise ValueError(f"{found.name} is told no text by cross-attention: take a Stable Diffusion")
+    model, wishes = found, _suited(wishes, found)
+    learned, held_out = prompts[::2], prompts[1::2]
+    suspects: list[Suspect] = []
+    if trigger is None or wishes.scan:
+        tell("scanning the vocabulary")
+        scan = DivergenceScan(model, held_out[:8], side=wishes.side or 512, generator=_seeded(wishes))
+        suspects = scan()
+        trigger = trigger or _outstanding(suspects)
+    about = _about(wishes, model, prompts, trigger)
+    if trigger is None:
+        save(wishes.out, [], suspects, about, {}, ())
+        tell(f"no word stands out that can be typed; the suspects are in {wishes.out / 'report.md'}")
+        return []
+    check_prompts(model, prompts, trigger(prompts))
+    rows, pictures = _trial(wishes, model, trigger, learned, held_out, tell)
+    save(wishes.out, rows, suspects, about, pictures, held_out[:SHOWN])
+    tell(f"the report is in {wishes.out / 'report.md'}")
+    return rows
+
+
+def _trial(
+    wishes: Wishes,
+    model: LatentDiffusion,
+    trigger: PromptTrigger,
+    learned: Sequence[str],
+    held_out: Sequence[str],
+    tell: Callable[[str], object],
+) -> tuple[list[Row], dict[str, tuple[Images, Images]]]:
+    studio = Studio(
+        model,
+        len(held_out),
+        side=wishes.side or 512,
+        steps=wishes.sampling_steps,
+        guidance=wishes.guidance,
+        seed=wishes.seed,
+    )
+    before = studio.both(model, held_out, trigger)
+    effect = None if wishes.effect is None else EFFECTS[wishes.effect]
+    judge = judge_of(model, effect, held_out, studio, decoded(model, before.clean))
+    case = Case(model, trigger, held_out, judge, studio, before)
+    repairs = {name: partial(_repaired, wishes, name, model, learned, trigger) for name in wishes.methods}
+    search = wishes.search if wishes.attacked else None
+    rows, pictures = [], {}
+    for row, made, drawn in case.rows(repairs, search=search, attacked=wishes.attacked, seed=wishes.seed):
+        rows.append(row)
+        shown = (decoded(model, z[:SHOWN]) for z in (drawn.clean, drawn.triggered))
+        pictures[row.name] = tuple(shown)
+        tell(f"{row.name}: the trigger works on {row.outcome.triggered}, {row.seconds:.0f} s")
+        if row.name == wishes.keep:
+            write_folder(made, wishes.model, wishes.out / "model")
+    return rows, pictures
+
+
+def _repaired(
+    wishes: Wishes, name: str, model: LatentDiffusion, prompts: Sequence[str], trigger: PromptTrigger
+) -> LatentDiffusion:
+    if name == "uce":
+        return uce(model, prompts, trigger)
+    return remove(
+        model,
+        prompts,
+        trigger,
+        REMOVALS[name],
+        side=wishes.side or 512,
+        weights=wishes.weights,
+        steps=wishes.steps or 1000,
+        learning_rate=wishes.learning_rate or 1e-5,
+        generator=_seeded(wishes),
+    )
+
+
+def _seeded(wishes: Wishes) -> torch.Generator:
+    return torch.Generator().manual_seed(wishes.seed)
+
+
+def _suited(wishes: Wishes, model: LatentDiffusion) -> Wishes:
+    """Fill in what the model decides."""
+    small = sum(parameter.numel() for parameter in model.denoiser.parameters()) < SMALL
+    return replace(
+        wishes,
+        side=wishes.side or min(model.comfortable, 128 if small else 512),
+        steps=wishes.steps or (400 if small else 1000),
+        learning_rate=wishes.learning_rate or (3e-4 if small else 1e-5),
+    )
+
+
+def _outstanding(suspects: Sequence[Suspect]) -> Prefix | None:
+    """The first suspect that can be typed, if it acts as a trigger would."""
+    typed = [each for each in suspects if each.readable and each.divergence >= OUTSTANDING]
+    return Prefix(typed[0].words) if typed else None
+
+
+def _trigger(wishes: Wishes) -> PromptTrigger | None:
+    if wishes.trigger is not None and wishes.homoglyph is not None:
+        raise ValueError("a trigger is words or a homoglyph: leave one of the two out")
+    if wishes.homoglyph is None:
+        return None if wishes.trigger is None else Prefix(wishes.trigger)
+    letter, _, stand_in = wishes.homoglyph.partition("=")
+    if not letter or not stand_in:
+        raise ValueError(f"a homoglyph is a letter and what it is written as, o=0; got {wishes.homoglyph!r}")
+    return Homoglyph(letter, stand_in)
+
+
+def _check(wishes: Wishes) -> None:
+    known = [*REMOVALS, "uce"]
+    for name in wishes.methods:
+        if name not in known:
+            raise ValueError(f"unknown removal {name!r}; available: {', '.join(known)}")
+    if wishes.keep is not None and wishes.keep not in wishes.methods:
+        raise ValueError(f"--keep {wishes.keep} is no --method of this run")
+    if wishes.effect is not None and wishes.effect not in EFFECTS:
+        raise ValueError(f"unknown effect {wishes.effect!r}; available: {', '.join(EFFECTS)}")
+    if wishes.keep is not None and (wishes.out / "model").exists():
+        raise ValueError(f"{wishes.out / 'model'} exists: name another --out")
+
+
+def _prompts(wishes: Wishes) -> list[str]:
+    if wishes.prompts is None:
+        return list(PROMPTS)
+    lines = [line.strip() for line in wishes.prompts.read_text(encoding="utf-8").splitlines()]
+    prompts = [line for line in lines if line]
+    if len(prompts) < 8:
+        raise ValueError(f"{wishes.prompts} has {len(prompts)} prompts: name eight or more, one per line")
+    return prompts
+
+
+def _about(
+    wishes: Wishes, model: LatentDiffusion, prompts: Sequence[str], trigger: PromptTrigger | None
+) -> dict[str, Any]:
+    settings = {name: str(value) for name, value in asdict(wishes).items() if name not in ("out", "keep")}
+    found = "none found" if trigger is None else str(trigger)
+    return {**settings, "model": choose(wishes.model).identity, "trigger": found, "all prompts": len(prompts)}
