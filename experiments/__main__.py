@@ -9,6 +9,7 @@
 `experiments.robustness`;
 `python -m experiments fit-detector …` detectors that need no Lightning, see `experiments.fit_detector`;
 `python -m experiments repair …` backdoored classifiers, see `experiments.repair`;
+`python -m experiments variations …` clean classifiers from poisoned sets, see `experiments.variations`;
 `python -m experiments plant …` text-to-image models with a backdoor, see `experiments.plant`;
 `python -m experiments detection-table …` detectors beside each other, see `experiments.detection_table`.
 """
@@ -31,6 +32,7 @@ COMMANDS = (
     "fit-detector",
     "repair",
     "plant",
+    "variations",
 )
 """Modules of this package that are no training, by their names with hyphens."""
 
