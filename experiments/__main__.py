@@ -10,6 +10,7 @@
 `python -m experiments fit-detector …` detectors that need no Lightning, see `experiments.fit_detector`;
 `python -m experiments repair …` backdoored classifiers, see `experiments.repair`;
 `python -m experiments variations …` clean classifiers from poisoned sets, see `experiments.variations`;
+`python -m experiments forget …` a class that a diffusion model forgets, see `experiments.forget`;
 `python -m experiments plant …` text-to-image models with a backdoor, see `experiments.plant`;
 `python -m experiments detection-table …` detectors beside each other, see `experiments.detection_table`.
 """
@@ -33,6 +34,7 @@ COMMANDS = (
     "repair",
     "plant",
     "variations",
+    "forget",
 )
 """Modules of this package that are no training, by their names with hyphens."""
 
