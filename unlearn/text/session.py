@@ -161,8 +161,8 @@ def _suited(wishes: Wishes, model: LatentDiffusion) -> Wishes:
     return replace(
         wishes,
         side=wishes.side or min(model.comfortable, 128 if small else 512),
-        steps=wishes.steps or (400 if small else 1000),
-        learning_rate=wishes.learning_rate or (3e-4 if small else 1e-5),
+        steps=wishes.steps or (500 if small else 1000),
+        learning_rate=wishes.learning_rate or (1e-3 if small else 1e-5),
     )
 
 
