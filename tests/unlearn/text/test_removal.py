@@ -272,3 +272,17 @@ def test_what_cannot_be_removed_is_named(builtin, prompts, changes, message):
         SkdCag(target="grey")
     with pytest.raises(ValueError, match="from 0 to 1"):
         SkdCag(weight=2)
+    with pytest.raises(ValueError, match="0 or more"):
+        SkdCag(emphasis=-1)
+
+
+@pytest.mark.parametrize("emphasis", [0.0, 3.0])
+def test_late_times_are_drawn_as_often_as_is_said_and_half_of_the_states_are_noise(builtin, emphasis):
+    bank = torch.full((1, 16, 2, 2), 50.0)
+    lesson = Lesson(builtin, builtin, ["a"], ["mumbo a"], bank, 8, torch.Generator().manual_seed(0))
+    z_t, t = lesson.states(torch.zeros(4000, dtype=torch.long), emphasis)
+    assert 0 <= int(t.min()) <= int(t.max()) <= 999
+    assert float(t.double().mean() / 1000) == pytest.approx((emphasis + 1) / (emphasis + 2), abs=0.015)
+    pictured = t < 900  # later, little is left of a picture
+    noise = z_t[pictured].mean((1, 2, 3)).abs() < 2
+    assert float(noise.float().mean()) == pytest.approx(0.5, abs=0.04)
