@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--drawn", type=int, default=100, help="pictures of each class that are judged")
     parser.add_argument("--sampling-steps", type=int, default=20, help="of the first row")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="of the training; all else is on the CPU")
     parser.add_argument("--out", type=Path, default=Path("runs/forget"))
     return parser
 
@@ -83,13 +84,13 @@ def _run(given: argparse.Namespace) -> None:
     }
     started = time.perf_counter()
     student = method.distil(
-        model,
+        model.to(given.device),
         classes,
-        like,
+        like.to(given.device),
         steps=given.steps,
         batch_size=given.batch,
         generator=torch.Generator().manual_seed(given.seed),
-    )
+    ).cpu()
     seconds = time.perf_counter() - started
     pictures["one step, after forgetting"] = at_once(student)
     rows = [{"name": name, **judge(images, labels)} for name, images in pictures.items()]
