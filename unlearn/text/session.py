@@ -1,6 +1,6 @@
 """What `unlearn MODEL` does: scan, remove, attack again, report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -94,8 +94,13 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
         tell(f"no word stands out that can be typed; the suspects are in {wishes.out / 'report.md'}")
         return []
     check_prompts(model, prompts, trigger(prompts))
-    rows, pictures = _trial(wishes, model, trigger, learned, held_out, tell)
-    save(wishes.out, rows, suspects, about, pictures, held_out[:SHOWN])
+    rows: list[Row] = []
+    pictures: dict[str, tuple[Images, Images]] = {}
+    for row, shown in _trial(wishes, model, trigger, learned, held_out):
+        rows.append(row)
+        pictures[row.name] = shown
+        save(wishes.out, rows, suspects, about, pictures, held_out[:SHOWN])  # a run that is stopped has told
+        tell(f"{row.name}: the trigger works on {row.outcome.triggered}, {row.seconds:.0f} s")
     tell(f"the report is in {wishes.out / 'report.md'}")
     return rows
 
@@ -106,8 +111,8 @@ def _trial(
     trigger: PromptTrigger,
     learned: Sequence[str],
     held_out: Sequence[str],
-    tell: Callable[[str], object],
-) -> tuple[list[Row], dict[str, tuple[Images, Images]]]:
+) -> Iterator[tuple[Row, tuple[Images, Images]]]:
+    """Yield rows, each with a few pictures of clean and of triggered prompts."""
     studio = Studio(
         model,
         len(held_out),
@@ -122,15 +127,10 @@ def _trial(
     case = Case(model, trigger, held_out, judge, studio, before)
     repairs = {name: partial(_repaired, wishes, name, model, learned, trigger) for name in wishes.methods}
     search = wishes.search if wishes.attacked else None
-    rows, pictures = [], {}
     for row, made, drawn in case.rows(repairs, search=search, attacked=wishes.attacked, seed=wishes.seed):
-        rows.append(row)
-        shown = (decoded(model, z[:SHOWN]) for z in (drawn.clean, drawn.triggered))
-        pictures[row.name] = tuple(shown)
-        tell(f"{row.name}: the trigger works on {row.outcome.triggered}, {row.seconds:.0f} s")
         if row.name == wishes.keep:
             write_folder(made, wishes.model, wishes.out / "model")
-    return rows, pictures
+        yield row, (decoded(model, drawn.clean[:SHOWN]), decoded(model, drawn.triggered[:SHOWN]))
 
 
 def _repaired(
