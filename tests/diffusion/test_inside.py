@@ -1,5 +1,7 @@
 """Looking inside a network: attention, features, embeddings put in the place of others, and inversions."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
