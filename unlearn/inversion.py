@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn.triggers import Images, Labels
-from unlearn.tuning import finite, trained
+from unlearn.tuning import fine_tune, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +157,8 @@ def cleansed(
         own = chosen[number :: len(triggers)]
         marked[own] = trigger(images[own])
     network.requires_grad_(True)
-    return trained(
+    return fine_tune(
         network,
-        lambda some, own: F.cross_entropy(network(some), own),
         marked,
         labels,
         epochs=epochs,
