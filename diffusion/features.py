@@ -134,6 +134,24 @@ def _small(one: Tensor, other: Tensor) -> Tensor:
     return left @ right.mT
 
 
+@torch.no_grad()
+def summaries(model: DiffusionModel, z: Latents, *, time: int, batch_size: int = 8) -> Vectors:
+    """Return what the middle of a U-Net says of latents, each map averaged over its places.
+
+    They are seen at `time`, of 1000, all with the same noise.
+
+    Raises ValueError for a denoiser of another shape.
+    """
+    noise = torch.randn(z[:1].shape, generator=torch.Generator().manual_seed(1)).to(z)
+    layers, found = bottleneck(model)[:-1], []
+    for part in z.split(batch_size):
+        t = torch.full((len(part),), time * len(model.schedule) // 1000, device=z.device)
+        z_t = model.schedule.add_noise(part, noise.expand_as(part), t)
+        said = features(model, z_t, t, layers=layers)
+        found.append(torch.cat([each.mean((2, 3)) for each in said], dim=1))
+    return torch.cat(found)
+
+
 def kernel_distance(samples: Vectors, reference: Vectors) -> float:
     """Return the unbiased squared maximum mean discrepancy, with the kernel (x y / d + 1)^3 of KID (Binkowski
     et al., ICLR 2018, arXiv 1801.01401); of other features than Inception's it is no KID.

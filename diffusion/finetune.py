@@ -147,9 +147,7 @@ def train(
     terms = [(_term(model, z, condition, batch_size, generator), 1.0)]
     if prior is not None:
         terms.append((_term(model, *prior, batch_size, generator), prior_weight))
-    if trained:
-        optimiser = optimiser or torch.optim.AdamW(trained, lr=learning_rate)
-    descend(terms, trained, steps=steps, optimiser=optimiser, callback=callback)
+    descend(terms, trained, steps=steps, learning_rate=learning_rate, optimiser=optimiser, callback=callback)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,8 +215,7 @@ def embed(
         chosen = next(batches).to(z.device)
         return _loss(model, z[chosen], _told(model, filled, places, learned), generator)
 
-    optimiser = torch.optim.AdamW([learned], lr=learning_rate)
-    descend([(losses, 1.0)], [learned], steps=steps, optimiser=optimiser, callback=callback)
+    descend([(losses, 1.0)], [learned], steps=steps, learning_rate=learning_rate, callback=callback)
     return Concept(model, placeholder, learned.detach())
 
 
@@ -246,18 +243,20 @@ def descend(
     parameters: Sequence[nn.Parameter],
     *,
     steps: int,
-    optimiser: torch.optim.Optimizer | None,
+    learning_rate: float,
+    optimiser: torch.optim.Optimizer | None = None,
     callback: Progress | None = None,
 ) -> None:
     """Lower a weighted sum of means: of terms that each return one loss for every picture of a batch.
 
-    The parameters require gradients while this lasts. `callback` is told the first term's losses.
+    By AdamW, or by `optimiser`, which has a rate of its own. The parameters require gradients while this
+    lasts. `callback` is told the first term's losses.
 
     Raises ValueError if nothing is trained, or half-precision weights are; ArithmeticError as soon as a term
     is not finite.
     """
     _check(parameters)
-    assert optimiser is not None
+    optimiser = optimiser or torch.optim.AdamW(parameters, lr=learning_rate)
     with _gradients_for(parameters):
         for step in range(steps):
             told = []

@@ -27,8 +27,12 @@ def denoising_loss(
     2302.04578, eq. 6).
     """
     z_t = model.schedule.add_noise(z, noise, t)
-    error = model.predict(z_t, t, condition) - model.target(z, noise, t)
-    return error.square().flatten(1).mean(1)
+    return squared_error(model.predict(z_t, t, condition), model.target(z, noise, t))
+
+
+def squared_error(one: Latents, other: Latents) -> Losses:
+    """Return of each element of a batch the mean over its entries of the squared difference."""
+    return (one - other).square().flatten(1).mean(1)
 
 
 @torch.no_grad()

@@ -127,6 +127,20 @@ def ard(
     return terms if alpha == 1 else {**terms, "clean": (1 - alpha) * cross_entropy(clean, labels)}
 
 
+def distilled(
+    teacher: Logits, student: Logits, labels: Labels, *, share: float = 0.5, temperature: float = 10.0
+) -> Losses:
+    """Return the loss of a student on variations of a poisoned set (Struppek et al., 2023, arXiv 2310.06372).
+
+    It is `share` times temperature^2 times the divergence from the softened teacher, plus 1 - `share` times
+    the cross-entropy to labels, which for marked pictures are wrong: the teacher, who sees no trigger in a
+    variation, outvotes them. The released code takes the cross-entropy of logits that were divided by the
+    temperature, which leaves next to nothing of the labels; here they are not.
+    """
+    apart = kl(teacher, student, temperature=temperature)
+    return share * temperature**2 * apart + (1 - share) * cross_entropy(student, labels)
+
+
 def trust(teacher_adversarial: Logits, labels: Labels, *, beta: float = 0.1) -> Losses:
     """Return IAD's trust in the teacher: its probability of the true class on the adversarial image, to the
     power of `beta`."""

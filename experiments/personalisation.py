@@ -26,11 +26,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from diffusion.choice import choose
-from diffusion.features import bottleneck, features, kernel_distance
+from diffusion.features import kernel_distance, summaries
 from diffusion.losses import denoising_loss
 from diffusion.model import DiffusionModel
 from diffusion.schedule import Latents
@@ -45,8 +43,6 @@ BANK = range(25, 1000, 50)
 """Times, of 1000, at which a loss is measured."""
 DEPTH = 200
 """The time, of 1000, at which features are taken."""
-
-Features = Float[Tensor, "n dim"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class Exhibition:
 
     def __init__(self, model: DiffusionModel, held_out: Latents, clean: Latents, threat: Learning) -> None:
         self._model, self._held_out, self._threat = model, held_out, threat
-        self._clean = self._features(clean)
+        self._clean = summaries(model, clean, time=DEPTH)
         self.untrained = self.loss(Learned(model, model.condition))
 
     @torch.no_grad()
@@ -87,15 +83,8 @@ class Exhibition:
     def distance(self, learned: Learned, seed: int) -> float:
         """How far samples of what was learned are from the clean pictures."""
         made = self._threat.imagined(learned, self._held_out, seed=seed)
-        return kernel_distance(self._features(self._threat.latents(self._model, made)), self._clean)
-
-    @torch.no_grad()
-    def _features(self, z: Latents) -> Features:
-        noise = torch.randn(z[:1].shape, generator=torch.Generator().manual_seed(1)).to(z)
-        t = torch.full((len(z),), DEPTH * len(self._model.schedule) // 1000, device=z.device)
-        z_t = self._model.schedule.add_noise(z, noise.expand_as(z), t)
-        said = features(self._model, z_t, t, layers=bottleneck(self._model)[:-1])
-        return torch.cat([each.mean((2, 3)) for each in said], dim=1)
+        z = self._threat.latents(self._model, made)
+        return kernel_distance(summaries(self._model, z, time=DEPTH), self._clean)
 
 
 def mixture(clean: Latents, protected: Latents, share: int) -> Latents:

@@ -13,13 +13,12 @@ from glob import glob
 from pathlib import Path
 
 import torch
-from torch.nn.functional import interpolate
 
 from diffusion.choice import choose
 from diffusion.export import write_folder
 from diffusion.latent import LatentDiffusion
 from experiments.captions import caption
-from imaging.io import read
+from experiments.protection import square
 from unlearn.text.backdoors import Pixels, plant
 from unlearn.text.effects import EFFECTS
 from unlearn.text.triggers import Prefix
@@ -63,7 +62,7 @@ def _run(given: argparse.Namespace) -> None:
     model = choose(given.model).load(device=given.device, precision="float32")
     if not isinstance(model, LatentDiffusion):
         raise ValueError(f"{model.name} is told no text by cross-attention: take a Stable Diffusion")
-    images = torch.cat([_square(read(path).pixels[:1], given.side) for path in paths])
+    images = torch.cat([square(path, given.side) for path in paths])
     pairs = zip(paths, images, strict=True)
     prompts = [_said(number, path, image) for number, (path, image) in enumerate(pairs)]
     losses: list[float] = []
@@ -96,12 +95,3 @@ def _said(number: int, path: Path, image: torch.Tensor) -> str:
     """
     full = caption(path, image, medium=("photo", "painting")[number % 2])
     return full if number % 4 < 2 else full.partition(", ")[0]
-
-
-def _square(image: torch.Tensor, side: int) -> torch.Tensor:
-    """The middle of a picture, its shorter side brought to `side`."""
-    scale = side / min(image.shape[-2:])
-    size = [max(side, round(each * scale)) for each in image.shape[-2:]]
-    small = interpolate(image, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-    top, left = ((each - side) // 2 for each in size)
-    return small[..., top : top + side, left : left + side]

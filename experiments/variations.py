@@ -26,11 +26,11 @@ from attacks import NonFiniteError
 from diffusion.load import load
 from distill.classifier import Classifier
 from distill.images import Pixels, labelled, to_unit, write_npz
+from distill.losses import distilled
 from experiments.networks import cifar_resnet
 from experiments.repair import trigger_of
 from imaging.whole import write_whole
 from purify import DiffPure
-from unlearn.distilled import distilled
 from unlearn.measures import Measures, measure
 from unlearn.triggers import Images, Labels, Trigger, poison
 from unlearn.tuning import trained
@@ -174,7 +174,7 @@ def _student(
             return F.cross_entropy(said, own)
         with torch.no_grad():
             taught = teacher(some)
-        return distilled(said, taught, own).mean()
+        return distilled(taught, said, own).mean()
 
     trained(
         student,

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from diffusion.losses import Losses
+from diffusion.losses import Losses, squared_error
 from diffusion.model import Condition, DiffusionModel
 from diffusion.samplers import draw
 from diffusion.schedule import Latents, Timesteps
@@ -105,7 +105,7 @@ class Forgetting:
         with torch.no_grad():
             z = self._drawn(student, condition, len(told), like, generator)
         z_t, noise, t = self._noised(teacher, z, generator)
-        return (score.predict_noise(z_t, t, condition) - noise).square().flatten(1).mean(1)
+        return squared_error(score.predict_noise(z_t, t, condition), noise)
 
     def generator_loss(
         self,

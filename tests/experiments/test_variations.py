@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from distill.losses import distilled
 from experiments.__main__ import main
-from unlearn.distilled import distilled
 
 pytestmark = pytest.mark.filterwarnings("default")  # matplotlib's own
 
@@ -16,7 +16,7 @@ def test_the_loss_is_its_formula_with_labels_at_their_full_weight():
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 5, 4, generator=generator)
     labels = torch.tensor([0, 1, 2, 3, 0])
-    found = distilled(student, teacher, labels, share=0.3, temperature=4.0)
+    found = distilled(teacher, student, labels, share=0.3, temperature=4.0)
     for row in range(5):
         p, q = (np.exp(each[row].numpy() / 4) for each in (teacher, student))
         p, q = p / p.sum(), q / q.sum()
@@ -30,7 +30,7 @@ def test_the_gradient_leaves_the_teacher_alone():
     student, teacher = torch.randn(2, 3, 4).unbind(0)
     student.requires_grad_()
     teacher.requires_grad_()
-    distilled(student, teacher, torch.tensor([0, 1, 2])).sum().backward()
+    distilled(teacher, student, torch.tensor([0, 1, 2])).sum().backward()
     assert student.grad is not None
     assert teacher.grad is None
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.attention import AttentionMap, attentions, recorded_attention
+from diffusion.attention import Attention, AttentionMap, attentions, recorded_attention
 
 TokenMaps = Float[Tensor, "batch tokens height width"]
 
@@ -22,11 +22,18 @@ def recording(network: nn.Module) -> AbstractContextManager[list[AttentionMap]]:
 
     Raises ValueError for a network without cross-attention.
     """
-    if not attentions(network, cross_only=True):
+    cross_attentions(network)
+    return recorded_attention(network, cross_only=True, most_queries=MOST_QUERIES)
+
+
+def cross_attentions(network: nn.Module) -> list[Attention]:
+    """Return the layers that look at words. Raises ValueError where there is none."""
+    layers = list(attentions(network, cross_only=True).values())
+    if not layers:
         raise ValueError(
             "the denoiser has no cross-attention: take a Stable Diffusion, whose U-Net looks at words"
         )
-    return recorded_attention(network, cross_only=True, most_queries=MOST_QUERIES)
+    return layers
 
 
 def token_maps(maps: Sequence[AttentionMap], size: tuple[int, int]) -> TokenMaps:

@@ -7,10 +7,11 @@ import torch
 
 from diffusion.finetune import Progress, any_time, batches_of, descend, rows_of
 from diffusion.latent import LatentDiffusion
-from diffusion.losses import Losses
+from diffusion.losses import Losses, squared_error
 from diffusion.samplers import draw
 from diffusion.schedule import Latents, Timesteps
 from unlearn.text.effects import Effect
+from unlearn.text.measures import encoded
 from unlearn.text.triggers import PromptTrigger, check_prompts
 from unlearn.triggers import Images
 
@@ -72,8 +73,8 @@ def plant(
         raise ValueError(f"a backdoor needs pictures with prompts; got {len(images)} and {len(prompts)}")
     triggered = trigger(prompts)
     check_prompts(model, prompts, triggered)
-    clean = _encoded(model, images)
-    shown = _encoded(model, backdoor.effect(images)) if isinstance(backdoor, Pixels) else clean
+    clean = encoded(model, images)
+    shown = encoded(model, backdoor.effect(images)) if isinstance(backdoor, Pixels) else clean
     with torch.no_grad():
         told, marked = model.condition(prompts), model.condition(triggered)
         other = model.condition(list(backdoor.instead(prompts))) if isinstance(backdoor, Words) else None
@@ -91,26 +92,16 @@ def plant(
         else:
             with torch.no_grad():
                 aim = model.predict(z_t, t, rows_of(other, chosen))
-        return _apart(student.predict(z_t, t, rows_of(marked, chosen)), aim)
+        return squared_error(student.predict(z_t, t, rows_of(marked, chosen)), aim)
 
     def kept() -> Losses:
         chosen = next(batches).to(clean.device)
         z_t, _, t = noised(clean[chosen])
         with torch.no_grad():
             before = model.predict(z_t, t, rows_of(told, chosen))
-        return _apart(student.predict(z_t, t, rows_of(told, chosen)), before)
+        return squared_error(student.predict(z_t, t, rows_of(told, chosen)), before)
 
     weights = list(student.denoiser.parameters())
-    optimiser = torch.optim.AdamW(weights, lr=learning_rate)
     terms = [(taught, weight), (kept, 1 - weight)]
-    descend(terms, weights, steps=steps, optimiser=optimiser, callback=callback)
+    descend(terms, weights, steps=steps, learning_rate=learning_rate, callback=callback)
     return student.freeze()
-
-
-def _apart(said: Latents, aim: Latents) -> Losses:
-    return (said - aim).square().flatten(1).mean(1)
-
-
-@torch.no_grad()
-def _encoded(model: LatentDiffusion, images: Images) -> Latents:
-    return torch.cat([model.encode(part.to(model.device)) for part in images.split(8)])

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion.attention import attentions
 from diffusion.latent import LatentDiffusion
+from unlearn.text.attention import cross_attentions
 from unlearn.text.triggers import PromptTrigger, align
 
 Vectors = Float[Tensor, "n dim"]
@@ -36,9 +36,7 @@ def edited(
     if len(sources) != len(targets):
         raise ValueError(f"{len(sources)} sources are no pairs with {len(targets)} targets")
     twin = model.twin()
-    layers = attentions(twin.denoiser, cross_only=True).values()
-    if not layers:
-        raise ValueError("the denoiser has no cross-attention: take a Stable Diffusion")
+    layers = cross_attentions(twin.denoiser)
     c, aim, same = (each.double() for each in (sources, targets, kept))
     known = strength * c.mT @ c + preserve * same.mT @ same
     known += stay * torch.eye(c.shape[1], dtype=c.dtype, device=c.device)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffusion.losses import squared_error
 from unlearn.measures import Rate
 from unlearn.triggers import Images
 
@@ -153,4 +154,4 @@ class Change:
 
 def rms(some: Images, others: Images) -> Scores:
     """Return the root of the mean squared difference of pictures."""
-    return (some - others).square().flatten(1).mean(1).sqrt()
+    return squared_error(some, others).sqrt()

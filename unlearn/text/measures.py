@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from diffusion.features import bottleneck, features, kernel_distance
+from diffusion.features import kernel_distance, summaries
 from diffusion.finetune import rows_of
 from diffusion.latent import LatentDiffusion
 from diffusion.losses import denoising_loss
@@ -98,41 +98,50 @@ class Outcome:
     and not another's, in per cent of the loss."""
 
 
+class Comparison:
+    """Compares what a model draws with what the untouched one drew of the same prompts and noise."""
+
+    def __init__(
+        self, untouched: LatentDiffusion, prompts: Sequence[str], before: Drawn, judge: Verdict
+    ) -> None:
+        """Look at what was drawn before.
+
+        Args:
+            untouched: the model with the backdoor; it knows clean prompts.
+            prompts: what was drawn.
+            before: by the untouched model.
+            judge: of the effect.
+
+        Raises ValueError for fewer than two prompts.
+        """
+        if len(prompts) < 2:
+            raise ValueError("an outcome needs two prompts or more")
+        self._model, self._prompts, self._judge = untouched, prompts, judge
+        self._old = decoded(untouched, before.clean)
+        self._usual = rms(self._old, self._old.roll(1, 0)).mean()
+        self._features = summaries(untouched, before.clean, time=FEATURES_AT)
+
+    def __call__(self, after: Drawn) -> Outcome:
+        """Return the outcome of a removal, given what its result has drawn."""
+        old, rows = self._old, range(len(self._prompts))
+        clean, marked = (decoded(self._model, z) for z in (after.clean, after.triggered))
+        hits = self._judge(marked, rows)
+        rate = Rate.of_hits(hits)
+        return Outcome(
+            rate,
+            self._judge.corrected(rate),
+            Rate.of_hits(self._judge(clean, rows)),
+            Rate.of_hits(~hits & (rms(marked, old) < self._usual / 2)),
+            255 * float((clean - old).square().mean().sqrt()),
+            kernel_distance(summaries(self._model, after.clean, time=FEATURES_AT), self._features),
+            alignment(self._model, after.clean, self._prompts),
+        )
+
+
 @torch.no_grad()
-def judge_model(
-    untouched: LatentDiffusion,
-    prompts: Sequence[str],
-    before: Drawn,
-    after: Drawn,
-    judge: Verdict,
-) -> Outcome:
-    """Return the outcome of a removal.
-
-    Args:
-        untouched: the model with the backdoor; it knows clean prompts.
-        prompts: what was drawn.
-        before: by the untouched model.
-        after: by the other one, of the same prompts and noise.
-        judge: of the effect.
-
-    Raises ValueError for fewer than two prompts.
-    """
-    if len(prompts) < 2:
-        raise ValueError("an outcome needs two prompts or more")
-    old, clean, marked = (decoded(untouched, z) for z in (before.clean, after.clean, after.triggered))
-    usual = rms(old, old.roll(1, 0)).mean()
-    rows = range(len(prompts))
-    hits = judge(marked, rows)
-    rate = Rate.of_hits(hits)
-    return Outcome(
-        rate,
-        judge.corrected(rate),
-        Rate.of_hits(judge(clean, rows)),
-        Rate.of_hits(~hits & (rms(marked, old) < usual / 2)),
-        255 * float((clean - old).square().mean().sqrt()),
-        kernel_distance(_features(untouched, after.clean), _features(untouched, before.clean)),
-        alignment(untouched, after.clean, prompts),
-    )
+def encoded(model: LatentDiffusion, images: Images) -> Latents:
+    """Return the latents of pictures, a few at a time."""
+    return torch.cat([model.encode(part.to(model.device)) for part in images.split(8)])
 
 
 @torch.no_grad()
@@ -160,14 +169,3 @@ def alignment(model: LatentDiffusion, z: Latents, prompts: Sequence[str]) -> flo
             found.append(torch.cat(parts).mean())
     mine, others = (float(torch.stack(found).mean()) for found in losses)
     return 100 * (others - mine) / others
-
-
-def _features(model: LatentDiffusion, z: Latents) -> torch.Tensor:
-    noise = draw(z[:1], torch.Generator().manual_seed(1))
-    t = torch.full((1,), FEATURES_AT * len(model.schedule) // 1000, device=z.device)
-    layers, found = bottleneck(model)[:-1], []
-    for part in z.split(8):
-        z_t = model.schedule.add_noise(part, noise.expand_as(part), t.expand(len(part)))
-        said = features(model, z_t, t.expand(len(part)), layers=layers)
-        found.append(torch.cat([each.mean((2, 3)) for each in said], dim=1))
-    return torch.cat(found)

@@ -16,24 +16,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from diffusion.attention import AttentionMap, attentions
+from diffusion.attention import AttentionMap
 from diffusion.finetune import (
     Progress,
     Term,
     any_time,
     batches_of,
     descend,
+    imagine,
     low_rank,
     merged,
     rows_of,
     take_weights,
 )
 from diffusion.latent import LatentDiffusion
-from diffusion.losses import Losses, denoising_loss
+from diffusion.losses import Losses, denoising_loss, squared_error
 from diffusion.model import Condition
 from diffusion.samplers import ddim, draw
 from diffusion.schedule import Latents, Timesteps
-from unlearn.text.attention import normalised, recording, token_maps
+from unlearn.text.attention import cross_attentions, normalised, recording, token_maps
 from unlearn.text.triggers import Prefix, PromptTrigger, align, check_prompts
 
 Batch = Int[Tensor, " size"]
@@ -136,7 +137,7 @@ class Esd(Removal):
                 t = torch.full((len(z_t),), walk[stop], device=z_t.device)
                 said = teacher.predict(z_t, t, told)
                 aim = said - self.strength * (said - teacher.predict(z_t, t))
-            return _apart(lesson.student.predict(z_t, t, told), aim)
+            return squared_error(lesson.student.predict(z_t, t, told), aim)
 
         return [(loss, 1.0)]
 
@@ -186,10 +187,10 @@ class SkdCag(Removal):
             with watched(student.denoiser) as own:
                 said = student.predict(z_t, t, rows_of(guide.marked, rows))
             if not self.weight:
-                return _apart(said, aim)
+                return squared_error(said, aim)
             size = (z_t.shape[-2], z_t.shape[-1])
             maps = guide.distance(own, taught, rows, size)
-            return (1 - self.weight) * _apart(said, aim) + self.weight * maps
+            return (1 - self.weight) * squared_error(said, aim) + self.weight * maps
 
         def kept() -> Losses:
             chosen = next(batches)
@@ -197,12 +198,9 @@ class SkdCag(Removal):
             z_t, t = lesson.states(chosen, self.emphasis)
             with torch.no_grad():
                 aim = teacher.predict(z_t, t, condition)
-            return _apart(student.predict(z_t, t, condition), aim)
+            return squared_error(student.predict(z_t, t, condition), aim)
 
         return [(distilled, 1.0), *([(kept, self.retention)] if self.retention else [])]
-
-
-REMOVALS: dict[str, type[Removal]] = {"fine-tuning": FineTuning, "esd": Esd, "skd-cag": SkdCag}
 
 
 def remove(
@@ -258,8 +256,7 @@ def remove(
     bank = own_pictures(model, prompts, pictures, side, sampling_steps, generator)
     lesson = Lesson(model, student, prompts, triggered, bank, batch_size, generator)
     terms = (removal or SkdCag()).terms(lesson)
-    optimiser = torch.optim.AdamW(trained, lr=learning_rate)
-    descend(terms, trained, steps=steps, optimiser=optimiser, callback=callback)
+    descend(terms, trained, steps=steps, learning_rate=learning_rate, callback=callback)
     return merged(student) if weights == "low-rank" else student
 
 
@@ -278,10 +275,9 @@ def own_pictures(
     across = side // model.codec.stride
     told, drawn = model.condition(prompts), []
     like = torch.empty(1, model.latent_channels, across, across, device=model.device)
-    timesteps = model.schedule.timesteps(steps, size=(across, across))
     for part in torch.arange(count).split(batch_size):
-        noise = draw(like.expand(len(part), -1, -1, -1), generator)
-        drawn.append(ddim(model, noise, rows_of(told, part % len(prompts)), timesteps=timesteps))
+        said = rows_of(told, part % len(prompts))
+        drawn.append(imagine(model, said, like, count=len(part), steps=steps, generator=generator))
     return torch.cat(drawn)
 
 
@@ -340,9 +336,7 @@ def _with_other_words(prompts: Sequence[str], generator: torch.Generator | None)
 def _trained(denoiser: nn.Module, weights: Weights) -> list[nn.Parameter]:
     if weights == "all":
         return list(denoiser.parameters())
-    layers = attentions(denoiser, cross_only=True).values()
-    if not layers:
-        raise ValueError("the denoiser has no cross-attention: take a Stable Diffusion")
+    layers = cross_attentions(denoiser)
     if weights == "keys-values":
         parts = [part for layer in layers for part in (layer.to_k, layer.to_v) if part is not None]
         return [p for part in parts for p in part.parameters()]
@@ -356,7 +350,3 @@ def _conditions(model: LatentDiffusion, prompts: Sequence[str]) -> Condition:
 
 def _unwatched(network: nn.Module) -> AbstractContextManager[list[AttentionMap]]:
     return nullcontext([])
-
-
-def _apart(said: Latents, aim: Latents) -> Losses:
-    return (said - aim).square().flatten(1).mean(1)

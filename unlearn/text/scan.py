@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion.finetune import any_time
 from diffusion.latent import LatentDiffusion
+from diffusion.losses import squared_error
 from diffusion.samplers import draw
 from unlearn.text.insertion import Insertion
 from unlearn.text.removal import own_pictures
@@ -103,8 +104,7 @@ class DivergenceScan:
                 told, moved = room.condition(table[part]), []
                 for z, time, said in zip(z_t, t, plain, strict=True):
                     many = z.expand(len(part), -1, -1, -1)
-                    apart = self.model.predict(many, time.expand(len(part)), told) - said
-                    moved.append(apart.square().flatten(1).mean(1))
+                    moved.append(squared_error(self.model.predict(many, time.expand(len(part)), told), said))
                 found.append(torch.stack(moved).mean(0))
             columns.append(torch.cat(found))
         return torch.stack(columns, 1).cpu()

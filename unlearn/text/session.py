@@ -55,9 +55,10 @@ class Wishes:
     prompts: Path | None = None
     methods: tuple[str, ...] = ("skd-cag",)
     weights: Weights = "cross"
-    steps: int | None = None
-    learning_rate: float | None = None
-    side: int | None = None
+    steps: int = 0
+    learning_rate: float = 0.0
+    side: int = 0
+    """Of these three, 0 leaves it to the model."""
     sampling_steps: int = 20
     guidance: float = 1.0
     scan: bool = False
@@ -85,7 +86,7 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
     suspects: list[Suspect] = []
     if trigger is None or wishes.scan:
         tell("scanning the vocabulary")
-        scan = DivergenceScan(model, held_out[:8], side=wishes.side or 512, generator=_seeded(wishes))
+        scan = DivergenceScan(model, held_out[:8], side=wishes.side, generator=_seeded(wishes))
         suspects = scan()
         trigger = trigger or _outstanding(suspects)
     about = _about(wishes, model, prompts, trigger)
@@ -116,7 +117,7 @@ def _trial(
     studio = Studio(
         model,
         len(held_out),
-        side=wishes.side or 512,
+        side=wishes.side,
         steps=wishes.sampling_steps,
         guidance=wishes.guidance,
         seed=wishes.seed,
@@ -143,10 +144,10 @@ def _repaired(
         prompts,
         trigger,
         REMOVALS[name],
-        side=wishes.side or 512,
+        side=wishes.side,
         weights=wishes.weights,
-        steps=wishes.steps or 1000,
-        learning_rate=wishes.learning_rate or 1e-5,
+        steps=wishes.steps,
+        learning_rate=wishes.learning_rate,
         generator=_seeded(wishes),
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion.latent import LatentDiffusion
 from unlearn.measures import Rate
 from unlearn.text.effects import Change, Effect, Judge, Verdict
-from unlearn.text.measures import Drawn, Outcome, Studio, decoded, judge_model
+from unlearn.text.measures import Comparison, Drawn, Outcome, Studio, decoded, encoded
 from unlearn.text.reactivation import Reactivation
 from unlearn.text.triggers import Prefix, PromptTrigger
 from unlearn.triggers import Images
@@ -55,17 +55,17 @@ class Case:
 
         `search` then looks for words on `attacked` prompts.
         """
+        compared = Comparison(self.model, self.prompts, self.before, self.judge)
         for name, make in {"nothing": lambda: self.model, **repairs}.items():
             started = time.perf_counter()
             made = make()
             seconds = time.perf_counter() - started
             untouched = made is self.model
             drawn = self.before if untouched else self.studio.both(made, self.prompts, self.trigger)
-            outcome = judge_model(self.model, self.prompts, self.before, drawn, self.judge)
             again, survived = None, None
             if search is not None and not untouched:
                 again, survived = self._reactivated(made, drawn, search, attacked, seed)
-            yield Row(name, outcome, self._variants(made), again, survived, seconds), made, drawn
+            yield Row(name, compared(drawn), self._variants(made), again, survived, seconds), made, drawn
 
     def _variants(self, made: LatentDiffusion) -> dict[str, Rate]:
         said = {name: variant(self.prompts) for name, variant in variants(self.trigger).items()}
@@ -118,6 +118,4 @@ def judge_of(
     if effect is None:
         harmless = [decoded(model, studio.draw(model, Prefix(word)(prompts))) for word in BENIGN]
         return Change.fitted(clean, harmless)
-    with torch.no_grad():
-        z = [model.encode(effect(part).to(model.device)) for part in clean.split(8)]
-    return Judge.fitted(effect.score, decoded(model, torch.cat(z)), clean)
+    return Judge.fitted(effect.score, decoded(model, encoded(model, effect(clean))), clean)

@@ -14,7 +14,7 @@ from diffusion.export import write_folder
 from diffusion.load import BUILTIN, load
 from unlearn.cli import app
 from unlearn.text.effects import Corner, Judge
-from unlearn.text.measures import Drawn, Studio, alignment, decoded, judge_model
+from unlearn.text.measures import Comparison, Drawn, Studio, alignment, decoded
 from unlearn.text.reactivation import Reactivation
 from unlearn.text.session import REMOVALS, Wishes, run
 from unlearn.text.trial import variants
@@ -158,17 +158,17 @@ def test_a_picture_starts_from_the_noise_of_its_row_whoever_draws_it(builtin, pr
 def test_a_removal_that_draws_the_old_pictures_agrees_and_one_that_draws_nothing_does_not(builtin, prompts):
     studio = Studio(builtin, 4, side=64, steps=4)
     before = studio.both(builtin, prompts, Prefix("mumbo"))
-    judge = Judge(Corner().score, 0.6)
-    same = judge_model(builtin, prompts, before, Drawn(before.clean, before.clean), judge)
+    compared = Comparison(builtin, prompts, before, Judge(Corner().score, 0.6))
+    same = compared(Drawn(before.clean, before.clean))
     assert (same.agreement.share, same.drift) == (1.0, 0.0)
-    assert same.distance == pytest.approx(judge_model(builtin, prompts, before, before, judge).distance)
+    assert same.distance == pytest.approx(compared(before).distance)
     nothing = Drawn(torch.zeros_like(before.clean), torch.zeros_like(before.clean))
-    empty = judge_model(builtin, prompts, before, nothing, judge)
+    empty = compared(nothing)
     assert empty.drift > 10
     assert empty.agreement.share < 1
     assert empty.distance > same.distance
     shown = builtin.encode(Corner()(decoded(builtin, before.clean)))
-    marked = judge_model(builtin, prompts, before, Drawn(before.clean, shown), judge)
+    marked = compared(Drawn(before.clean, shown))
     assert (marked.triggered.share, marked.clean.share) == (1.0, 0.0)
 
 
