@@ -19,7 +19,7 @@ from protect.command.batch import Recipe, Record, Surrogate, run
 from protect.command.report import HEADINGS, closing, line, sheet_row
 from protect.ensemble import members
 from protect.method import ProtectionMethod
-from protect.picture import check_mask, read_mask
+from protect.picture import MaskLike, check_mask, read_mask
 from protect.promise import promise
 from protect.surrogate import Surrogates
 
@@ -45,7 +45,7 @@ def recipe_for(
     method: ProtectionMethod,
     model: Surrogates,
     *,
-    mask: str | None,
+    mask: MaskLike | None,
     seed: int,
     precision: Precision,
 ) -> Recipe:

@@ -1,0 +1,79 @@
+"""The third tab: is a picture generated?"""
+
+from collections.abc import Iterator
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from detect.batch import Wishes, run
+from detect.builtin import load_detector
+from detect.cli import PROMISE
+from detect.detector import Detector
+from detect.record import Record
+from protect.app import layout, views
+from protect.app.running import Progress, Running
+from protect.app.studio import Studio
+
+
+class DetectTab:
+    """The tab's parts and what they do."""
+
+    def __init__(self, studio: Studio) -> None:
+        """Lay the tab out within the current page."""
+        self.studio, self.detector = studio, cache(_shipped)
+        self.files = layout.pictures()
+        with gr.Row():
+            self.go = gr.Button("Look", variant="primary", elem_id="detect-go")
+            self.cancel = gr.Button("Cancel", variant="stop", interactive=False)
+        self.status = gr.HTML(elem_id="detect-status", elem_classes="live")
+        out = [self.status, self.go, self.cancel]
+        self.go.click(self.detect, self.files, out, show_progress="hidden", **layout.WORK)
+        self.cancel.click(self.studio.stop_for, None, None, **layout.AT_ONCE)
+
+    def detect(self, files: list[str] | None, request: gr.Request) -> Iterator[list[Any]]:
+        """Judge each picture and tell of it."""
+        if not files:
+            yield [views.sentence("Choose pictures first.", wrong=True), *layout.buttons(busy=False)]
+            return
+        visitor = layout.visitor(request)
+        records: list[Record] = []
+        plan = self.studio.desk(visitor).cleared().plan(files, label="heatmap")
+        try:
+            yield [views.sentence("Looking …"), *layout.buttons(busy=True)]
+            running = Running(
+                lambda tell: run(plan, self.detector(), wishes=Wishes(explanations=True), progress=tell),
+                total=len(plan.jobs),
+            )
+            for told in self.studio.begin(visitor, running):
+                if isinstance(told, Progress):
+                    yield [views.progress_bar(told, "looking at"), *layout.buttons(busy=True)]
+                else:
+                    records.append(told)
+        except (ValueError, OSError, RuntimeError) as error:
+            yield [views.sentence(layout.plain(error), wrong=True), *layout.buttons(busy=False)]
+            return
+        yield [_answers(records, len(files)), *layout.buttons(busy=False)]
+
+
+def _shipped() -> Detector:
+    return load_detector("builtin")
+
+
+def _answers(records: list[Record], total: int) -> str:
+    rows = "".join(map(_row, records))
+    head = "<tr><th scope='col'>picture</th><th scope='col'>answer</th><th scope='col'>what to know</th></tr>"
+    cancelled = "" if len(records) == total else views.sentence(f"{total - len(records)} not looked at.")
+    table = f"<table class='figures'><thead>{head}</thead><tbody>{rows}</tbody></table>"
+    return f"{table}{cancelled}{views.sentence(PROMISE)}"
+
+
+def _row(record: Record) -> str:
+    name = escape(Path(record.path).name)
+    if record.status == "failed":
+        return f"<tr><th scope='row'>{name}</th><td>not read</td><td>{escape(record.error or '')}</td></tr>"
+    told = escape("; ".join([*record.explanation, *record.warnings]))
+    answer = f"{record.label}, {record.prob_fake:.0%} for generated"
+    return f"<tr><th scope='row'>{name}</th><td>{answer}</td><td>{told}</td></tr>"

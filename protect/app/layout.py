@@ -1,0 +1,46 @@
+"""What the tabs have in common: parts, how work is queued, words for errors."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from imaging import PICTURE_SUFFIXES
+from imaging.batch.runner import explain
+
+WORK: dict[str, Any] = {
+    "concurrency_id": "work",
+    "concurrency_limit": 1,
+    "api_visibility": "private",
+}
+"""Events that need a model: one at a time, for all visitors together."""
+
+SKETCHES: dict[str, Any] = {"concurrency_id": "sketches", "concurrency_limit": 4, "api_visibility": "private"}
+"""Sketches are small and end when another is wanted, so they wait for nothing."""
+
+AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
+_FLAG = re.compile(r"(^|\s)--([a-z]+)(:)?")
+
+
+def pictures(label: str = "Your pictures") -> gr.File:
+    """Return the place to drop pictures on."""
+    return gr.File(label=label, file_count="multiple", file_types=sorted(PICTURE_SUFFIXES), type="filepath")
+
+
+def visitor(request: gr.Request) -> str:
+    """Return the name of the browser tab that asks."""
+    return str(request.session_hash)
+
+
+def plain(error: Exception, path: str | None = None) -> str:
+    """Say in one line what went wrong, without the flags of a command line."""
+    text = explain(error, None if path is None else Path(path))
+    text = text.replace(" (unexpected; --traceback shows where)", "")
+    return _FLAG.sub(lambda found: "" if found[3] else f"{found[1]}the choice of {found[2]}", text).strip()
+
+
+def buttons(*, busy: bool) -> tuple[Any, Any]:
+    """Return how a pair of start and cancel buttons looks while work is done, or not."""
+    return gr.update(interactive=not busy), gr.update(interactive=busy)

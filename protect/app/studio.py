@@ -1,0 +1,106 @@
+"""What one server holds for its visitors: a desk for each, work in hand, the model that was loaded last."""
+
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import gradio as gr
+
+from diffusion.choice import Choice
+from diffusion.model import DiffusionModel
+from protect.app.desk import Desk
+from protect.app.running import Running, Stopped
+from protect.ensemble import Models
+from protect.method import ProtectionMethod
+from protect.surrogate import Surrogates, load_for
+
+
+class Studio:
+    """The state behind the page. Work is done for one visitor at a time; the page's queue sees to that."""
+
+    def __init__(self, root: Path) -> None:
+        """Keep everything below `root`."""
+        self.root = root
+        self._desks: dict[str, Desk] = {}
+        self._work: dict[str, Running] = {}
+        self._sketches: dict[str, object] = {}
+        self._loaded: tuple[tuple[Choice, bool], DiffusionModel] | None = None
+        self._lock = threading.Lock()
+
+    def desk(self, visitor: str) -> Desk:
+        """Return the visitor's desk, made when he first needs one."""
+        with self._lock:
+            if visitor not in self._desks:
+                self._desks[visitor] = Desk(self.root)
+            return self._desks[visitor]
+
+    def begin(self, visitor: str, running: Running) -> Running:
+        """Note the visitor's work, so that he can stop it, and return it."""
+        with self._lock:
+            self._work[visitor] = running
+        return running
+
+    def stop_for(self, request: gr.Request) -> None:
+        """Stop the work of the visitor who asks for it."""
+        self.stop(str(request.session_hash))
+
+    def stop(self, visitor: str) -> None:
+        """Stop the visitor's work at its next step."""
+        running = self._work.get(visitor)
+        if running is not None:
+            running.stop()
+
+    def sketching(self, visitor: str) -> Callable[[float], None]:
+        """Note that the visitor wants a sketch, no earlier one any more, and return the callback of the new.
+
+        The callback raises Stopped once a later sketch, or none, is wanted.
+        """
+        mine = self._sketches[visitor] = object()
+
+        def wanted(share: float) -> None:
+            if self._sketches.get(visitor) is not mine:
+                raise Stopped
+
+        return wanted
+
+    def leave(self, visitor: str) -> bool:
+        """Stop the visitor's work, delete his desk, and say whether nobody is left."""
+        self.stop(visitor)
+        with self._lock:
+            self._work.pop(visitor, None)
+            self._sketches.pop(visitor, None)
+            desk = self._desks.pop(visitor, None)
+            if desk is not None:
+                desk.remove()
+            return not self._desks
+
+    def surrogate(self, method: ProtectionMethod, chosen: Surrogates) -> Models:
+        """Return the models that a method needs, loaded; a single one stays for the next picture.
+
+        Raises MissingWeightsError, and ValueError where a model lacks what the method needs.
+        """
+        if len(chosen.members) > 1:
+            return [load_for(method, choice, offline=True) for choice in chosen.members]
+        return self.model(chosen.members[0], method)
+
+    @cached_property
+    def sketcher(self) -> DiffusionModel:
+        """The built-in model, kept for sketches: it is small."""
+        return Choice("builtin").load(offline=True)
+
+    def model(
+        self, choice: Choice, method: ProtectionMethod | None = None, *, whole: bool = False
+    ) -> DiffusionModel:
+        """Return one model, for a method or to edit with, and keep it until another is asked for."""
+        if method is not None and method.origin is not None and not whole:
+            return load_for(method, choice, offline=True)
+        denoiser = whole or method is None or method.needs_denoiser
+        key = (choice, denoiser)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # two large models would not fit
+            self._loaded = (key, choice.load(offline=True, denoiser=denoiser))
+        model = self._loaded[1]
+        if method is not None:
+            method.check(model)
+        return model
