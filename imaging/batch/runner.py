@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 
 from imaging.batch.discover import Job, Plan
+from imaging.batch.lock import locked, pause
 from imaging.batch.mark import bears, fingerprint, has_room
 from imaging.batch.saving import check_writable
 
@@ -40,11 +42,13 @@ def work_through(
     prepare: Callable[[], object] = lambda: None,
     overwrite: bool = False,
     failed: Callable[[Exception], object] | None = None,
+    patient: bool = True,
 ) -> Iterator[Finished[Result]]:
     """Do the jobs of a plan in turn and yield what became of each; inputs without a job come first.
 
     An output that bears the mark of this very input and settings is skipped. Another file in its place is
-    never replaced unless `overwrite` says so.
+    never replaced unless `overwrite` says so. An output that another run is making at the moment is left for
+    the end and waited for, so that two runs over one folder share its pictures (see `imaging.batch.lock`).
 
     Args:
         plan: from `discover.plan`.
@@ -53,44 +57,70 @@ def work_through(
         prepare: called before each piece of work; its errors end the run. Load and keep a model here.
         overwrite: replace outputs that exist.
         failed: called with the exception behind a failure, for those who want its traceback.
+        patient: wait for other runs; without it nothing is yielded of what they are making.
     """
     for problem in plan.problems:
         yield Finished(problem.input, None, "failed", problem.reason, 0.0)
+
+    def attempt(job: Job) -> Finished[Result] | None:
+        return _attempt(job, settings, work, prepare, overwrite, failed or _nobody)
+
+    held: list[Job] = []
     for job in plan.jobs:
-        started = time.monotonic()
+        one = attempt(job)
+        if one is None:
+            held.append(job)
+        else:
+            yield one
+    for job in held if patient else ():
+        while (one := attempt(job)) is None:
+            pause()
+        yield one
 
-        def finished(
-            status: Status,
-            error: str | None = None,
-            result: Result | None = None,
-            job: Job = job,
-            started: float = started,
-        ) -> Finished[Result]:
-            output = None if status == "failed" else str(job.output)
-            seconds = round(time.monotonic() - started, 3)
-            return Finished(str(job.input), output, status, error, seconds, result)
 
+def _nobody(error: Exception) -> None:
+    """Stand in for a callback that nobody gave."""
+
+
+def _attempt(
+    job: Job,
+    settings: Mapping[str, Any],
+    work: Callable[[Job, str], Result],
+    prepare: Callable[[], object],
+    overwrite: bool,
+    failed: Callable[[Exception], object],
+) -> Finished[Result] | None:
+    """What became of a job, or None if another run is at work on it."""
+    started = time.monotonic()
+
+    def finished(
+        status: Status, error: Exception | None = None, result: Result | None = None
+    ) -> Finished[Result]:
+        if error is not None:
+            failed(error)
+        reason = None if error is None else explain(error, job.input)
+        output = None if status == "failed" else str(job.output)
+        return Finished(str(job.input), output, status, reason, round(time.monotonic() - started, 3), result)
+
+    with ExitStack() as ours:
         try:
             # Taken before the picture is read, so that one that changes meanwhile is done again next time.
             mark = fingerprint(job.input.read_bytes(), settings)
             done = _is_done(job, mark, overwrite)
+            if not done:
+                if not ours.enter_context(locked(job.output)):
+                    return None
+                done = _is_done(job, mark, overwrite)  # another run may just have finished it
         except Exception as error:
-            if failed is not None:
-                failed(error)
-            yield finished("failed", explain(error, job.input))
-            continue
+            return finished("failed", error)
         if done:
-            yield finished("skipped")
-            continue
+            return finished("skipped")
         prepare()  # outside: without a model there is nothing to do for any file
         try:
             result = work(job, mark)
         except Exception as error:
-            if failed is not None:
-                failed(error)
-            yield finished("failed", explain(error, job.input))
-        else:
-            yield finished("done", result=result)
+            return finished("failed", error)
+        return finished("done", result=result)
 
 
 def _is_done(job: Job, mark: str, overwrite: bool) -> bool:

@@ -4,15 +4,17 @@
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from diffusion.choice import Precision
 from imaging.batch.discover import Job, Plan
+from imaging.batch.lock import waited_for
 from imaging.batch.mark import marked
 from imaging.batch.memory import PeakMemory
-from imaging.batch.runner import Status, work_through
+from imaging.batch.runner import Finished, Status, work_through
 from imaging.io import read
 from imaging.picture import Picture
 from protect.collective import CollectiveMethod
@@ -103,6 +105,7 @@ def run(
     overwrite: bool = False,
     progress: FileProgress | None = None,
     failed: Callable[[Exception], object] | None = None,
+    patient: bool = True,
 ) -> Iterator[Record]:
     """Protect every job of a plan and yield its record; inputs of which no job could be made come first.
 
@@ -110,7 +113,7 @@ def run(
     never replaced unless `overwrite` says so. Interrupted at any point, a run leaves whole outputs or none.
 
     A collective method takes the pictures of the plan as one set, which are then all in memory; a result is
-    skipped if the whole set is what it was.
+    skipped if the whole set is what it was. Two runs over the same set do it one after the other.
 
     Args:
         plan: from `imaging.batch.discover.plan`.
@@ -120,38 +123,56 @@ def run(
         overwrite: replace outputs that exist.
         progress: called with a job and the share of it that is done.
         failed: called with the exception behind a failed record, for those who want its traceback.
+        patient: wait for outputs that another run is making; without it nothing is yielded of them.
 
     Raises OnePictureError if a collective method is given a single picture.
     """
     settings, make = recipe.settings(), partial(_alone, recipe=recipe, progress=progress or _ignore)
-    if isinstance(recipe.method, CollectiveMethod):
-        together = Together(plan, recipe.method, recipe.mask)
-        settings |= together.settings()
-        make = partial(
-            together.make, seed=recipe.seed, precision=recipe.precision, progress=progress or _ignore
-        )
 
     def work(job: Job, mark: str) -> dict[str, Any]:
         return _protect(job, mark, recipe.method.eps, surrogate(), make, overwrite=overwrite)
 
-    for one in work_through(plan, settings, work, prepare=surrogate, overwrite=overwrite, failed=failed):
-        yield Record(
-            input=one.input,
-            output=one.output,
-            status=one.status,
-            error=one.error,
-            method=recipe.name,
-            model=recipe.model,
-            eps=round(recipe.method.eps * 255, 6),
-            steps=recipe.method.steps,
-            survive=recipe.method.survive,
-            shape=recipe.method.shape,
-            seed=recipe.seed,
-            seconds=one.seconds,
-            against=recipe.promise.against,
-            not_against=recipe.promise.not_against,
-            **(one.result or {}),
+    with ExitStack() as ours:
+        if isinstance(recipe.method, CollectiveMethod):
+            together = Together(plan, recipe.method, recipe.mask)
+            settings |= together.settings()
+            make = partial(
+                together.make, seed=recipe.seed, precision=recipe.precision, progress=progress or _ignore
+            )
+            with suppress(OSError):  # where nothing can be written, each picture says so itself
+                ours.enter_context(_set_of(plan, together.settings()["set"]))
+        finished = work_through(
+            plan, settings, work, prepare=surrogate, overwrite=overwrite, failed=failed, patient=patient
         )
+        for one in finished:
+            yield _record(one, recipe)
+
+
+def _set_of(plan: Plan, digest: str) -> AbstractContextManager[object]:
+    """Another run over the same pictures waits: their result is one piece of work, whichever comes first."""
+    if not plan.jobs:
+        return nullcontext()
+    return waited_for(min(job.output for job in plan.jobs).with_name(digest))
+
+
+def _record(one: Finished[dict[str, Any]], recipe: Recipe) -> Record:
+    return Record(
+        input=one.input,
+        output=one.output,
+        status=one.status,
+        error=one.error,
+        method=recipe.name,
+        model=recipe.model,
+        eps=round(recipe.method.eps * 255, 6),
+        steps=recipe.method.steps,
+        survive=recipe.method.survive,
+        shape=recipe.method.shape,
+        seed=recipe.seed,
+        seconds=one.seconds,
+        against=recipe.promise.against,
+        not_against=recipe.promise.not_against,
+        **(one.result or {}),
+    )
 
 
 def _ignore(*_: object) -> None:
