@@ -214,7 +214,7 @@ def _mean(rows: Sequence[Row], method: str, field: str) -> float:
     return sum(mine) / len(mine)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/inpainting"))
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--eps", type=float, default=8)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--sampler-steps", type=int, default=10)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     measured = measure(
         given.pictures,

@@ -145,7 +145,7 @@ def middle(images: Images, side: int | None) -> Images:
     return images[..., top : top + side, left : left + side]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path)
     parser.add_argument("--models", nargs="+", default=["taesd", "taesdxl", "taef1", "builtin"])
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--no-ceiling", dest="ceiling", action="store_false")
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     methods = {words: variant(words, eps=given.eps / 255, steps=given.steps) for words in given.variants}
     images = {path.stem: middle(square(path, given.side), given.crop) for path in given.pictures}

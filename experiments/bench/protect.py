@@ -257,7 +257,7 @@ def run_whole(case: dict) -> dict:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", metavar="METHOD")
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
     if arguments.case:
         case = json.loads(arguments.case)
         print(json.dumps(run_whole(case) if case.get("whole") else run_case(case)))
