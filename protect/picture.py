@@ -17,11 +17,12 @@ from torch import Tensor
 from diffusion.choice import Device, Precision, network_precision
 from diffusion.model import DiffusionModel
 from imaging.io import read
-from imaging.picture import Images, Picture
+from imaging.picture import Images, Integers, Picture
 from imaging.quantize import quantize
+from imaging.shortage import SMALLEST, in_smaller_parts, said_of
 from imaging.tiles import Box, TilePlan
 from protect.collective import CollectiveMethod, OnePictureError, one_picture
-from protect.ensemble import Models
+from protect.ensemble import Models, comfortable
 from protect.frames import (
     NothingToProtectError,
     Where,
@@ -258,7 +259,22 @@ def _protect_images(images: Images, work: _Work, mask: Where | None, progress: P
 
 def _protect_picture(picture: Picture, work: _Work, mask: Where | None, progress: Progress) -> Picture:
     check_picture(picture, work.method.eps, mask)
-    plan = tiles_for(work.surrogates, picture.height, picture.width)
+    largest = comfortable(work.surrogates)
+    smallest = largest if any(model.fixed_size for model in work.surrogates) else SMALLEST
+    integers, side = in_smaller_parts(
+        lambda side: _protected_integers(picture, work, mask, side, progress), largest, smallest
+    )
+    progress(1.0)
+    notes = (*picture.notes, *said_of(side, largest))
+    protected = replace(picture, integers=integers, notes=notes)
+    check_changed(picture, protected)
+    return protected
+
+
+def _protected_integers(
+    picture: Picture, work: _Work, mask: Where | None, side: int, progress: Progress
+) -> Integers:
+    plan = tiles_for(work.surrogates, picture.height, picture.width, side=side)
     integers = picture.integers.clone()
     frames = [picture.frame(index) for index in range(picture.frames)]
     for index, frame in enumerate(frames):
@@ -272,10 +288,7 @@ def _protect_picture(picture: Picture, work: _Work, mask: Where | None, progress
             _part(progress, index, len(frames)),
         )
         round_into(integers[index], frame, delta, work.method)
-    progress(1.0)
-    protected = replace(picture, integers=integers)
-    check_changed(picture, protected)
-    return protected
+    return integers
 
 
 def _same(one: Picture, other: Picture) -> bool:

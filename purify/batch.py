@@ -98,7 +98,7 @@ def run(
             **_measured(picture, purified),
             "peak_memory_mb": peak.megabytes(),
             "frames": picture.frames,
-            "notes": [*picture.notes, *notes],
+            "notes": [*purified.notes, *notes],
         }
 
     settings = recipe.digestible()

@@ -11,7 +11,8 @@ from torch import Tensor
 from diffusion.choice import Device, Precision, choose, network_precision, pick_device
 from diffusion.model import DiffusionModel
 from imaging.io import read
-from imaging.picture import Images, Picture
+from imaging.picture import Images, Integers, Picture
+from imaging.shortage import SMALLEST, in_smaller_parts, said_of
 from imaging.tiles import TilePlan, crop_padding, pad_to_multiple, plan_tiles
 from purify.methods import create, entry
 from purify.purifier import Purifier
@@ -66,20 +67,38 @@ def purify_image(
         raise ValueError(f"a purifier that is made already takes no {next(iter(settings))}")
     place, progress = _place(method, device), callback or (lambda share: None)
     dtype = network_precision(precision, place)
-    tile, plan = _tile_of(method), _plan(method, picture)
-    integers = picture.integers.clone()
+    prior, purifier = _prior(method), method
+    largest = _ALONE if prior is None else prior.comfortable
+    smallest = largest if prior is not None and prior.fixed_size else SMALLEST
+
+    def purified(side: int) -> Integers:
+        with torch.no_grad(), torch.autocast(place.type, dtype, enabled=dtype != torch.float32):
+            return _purified(picture, purifier, _plan(prior, picture, side), seed, place, progress)
+
+    integers, side = in_smaller_parts(purified, largest, smallest)
+    return replace(picture, integers=integers, notes=(*picture.notes, *said_of(side, largest)))
+
+
+def _purified(
+    picture: Picture,
+    purifier: Purifier,
+    plan: TilePlan,
+    seed: int,
+    place: torch.device,
+    progress: Progress,
+) -> Integers:
+    tile, integers = _tile_of(purifier), picture.integers.clone()
     total = picture.frames * len(plan.boxes)
     for frame in range(picture.frames):
         shown = picture.frame(frame)
         made = torch.zeros(3, plan.height, plan.width)
         for index, box in enumerate(plan.boxes):
             images = shown.region(box).pixels.float().to(place)
-            with torch.no_grad(), torch.autocast(place.type, dtype, enabled=dtype != torch.float32):
-                purified = tile(method.seeded(seed + index), images)
+            purified = tile(purifier.seeded(seed + index), images)
             made[:, box.top : box.bottom, box.left : box.right] += purified[0].cpu() * plan.weights(index)
             progress((frame * len(plan.boxes) + index + 1) / total)
         integers[frame] = shown.with_pixels(made[None]).integers[0]
-    return replace(picture, integers=integers)
+    return integers
 
 
 def _place(purifier: Purifier, device: Device) -> torch.device:
@@ -91,10 +110,9 @@ def _prior(purifier: Purifier) -> DiffusionModel | None:
     return next((module for module in purifier.modules() if isinstance(module, DiffusionModel)), None)
 
 
-def _plan(purifier: Purifier, picture: Picture) -> TilePlan:
-    prior = _prior(purifier)
-    size, multiple = (_ALONE, 1) if prior is None else (prior.comfortable, prior.multiple)
-    size = max(size // multiple, 1) * multiple
+def _plan(prior: DiffusionModel | None, picture: Picture, side: int) -> TilePlan:
+    multiple = 1 if prior is None else prior.multiple
+    size = max(side // multiple, 1) * multiple
     overlap = size // 4 // multiple * multiple
     return plan_tiles(picture.height, picture.width, size=size, overlap=overlap, multiple=multiple)
 

@@ -14,6 +14,7 @@ from imaging.batch.discover import Job, Plan
 from imaging.batch.lock import locked, pause
 from imaging.batch.mark import bears, fingerprint, has_room
 from imaging.batch.saving import check_writable
+from imaging.shortage import short_of_memory
 
 Status = Literal["done", "skipped", "failed"]
 Result = TypeVar("Result")
@@ -140,7 +141,7 @@ def explain(error: Exception, path: Path | None = None) -> str:
     """Say in one line what went wrong, without the file's own name in front."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory is full; close other programs or use --device cpu"
-    if isinstance(error, MemoryError):
+    if short_of_memory(error):
         return "this computer's memory is full"
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:

@@ -38,7 +38,7 @@ class Desk:
     def zipped(self, files: Sequence[str | os.PathLike[str]], name: str) -> Path:
         """Pack files, byte for byte, into one archive on the desk. Raises OSError."""
         archive = self.folder / name
-        with whole(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as packed:
+        with whole(archive) as partial, zipfile.ZipFile(partial, "w", strict_timestamps=False) as packed:
             for file in map(Path, files):
                 packed.write(file, file.name)
         return archive
