@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 STRENGTHS = {"light": 6, "standard": 8, "strong": 12, "max": 16}
 """What `--strength` stands for, in 1/255."""
 
+EngineName = Literal["serial", "local", "ray"]
 Strength = Literal["light", "standard", "strong", "max"]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -84,6 +85,20 @@ def protect(
         str | None,
         typer.Option(metavar="FILE.png", help="Draw original, protected, change and edits side by side."),
     ] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="Pictures in turn, on several processes, or on a cluster."),
+    ] = "serial",
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of engines local and ray; one for each device.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", help="Of a Ray cluster: auto or HOST:PORT. Default: start one."),
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option(metavar="FILE.parquet", help="Write the records as a table, too.")
+    ] = None,
     offline: terminal.Offline = False,
     quiet: terminal.Quiet = False,
     show_traceback: terminal.ShowTraceback = False,
@@ -108,13 +123,24 @@ def protect(
         chosen, paths = _method(method, inputs or [], flags, eps=eps, strength=strength, steps=steps)
         if list_options:
             return _print_options(method, chosen)
-        from protect.command import session
+        from protect.command import engines, session
+        from protect.command.engines.worker import Order, here
         from protect.ensemble import repeated_encoders
         from protect.surrogate import choose_for, load_for
 
-        plan = session.prepare(paths, out=out, recursive=recursive, report=report, sheet=sheet)
+        plan = session.prepare(
+            paths,
+            out=out,
+            recursive=recursive,
+            report=report,
+            sheet=sheet,
+            manifest=manifest,
+            urls=engine == "ray",
+        )
         surrogates = choose_for(chosen, model, offline=offline)
         recipe = session.recipe_for(method, chosen, surrogates, mask=mask, seed=seed, precision=precision)
+        order = Order(recipe, surrogates.members, device, offline, overwrite, here())
+        chosen_engine = engines.choose(engine, order, workers=workers, address=address)
 
         @cache
         def surrogate():
@@ -144,6 +170,8 @@ def protect(
                 sheet=sheet,
                 overwrite=overwrite,
                 show_traceback=show_traceback,
+                engine=chosen_engine,
+                manifest=manifest,
             )
 
     return terminal.attempt("protect", work, offline=offline, show_traceback=show_traceback)

@@ -5,12 +5,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from imaging.batch.discover import Job, Plan
+from imaging.batch.discover import Job
 from imaging.batch.reports import line, write_report
 from imaging.batch.runner import explain
 from imaging.batch.terminal import DONE, FAILED, INTERRUPTED
 
 Record = TypeVar("Record")
+
+
+class Planned(Protocol):
+    """What a run is going to do, as far as it matters here: `discover.Plan`, or one of URLs."""
+
+    @property
+    def jobs(self) -> Sequence[Any]: ...
+    @property
+    def problems(self) -> Sequence[Any]: ...
+    @property
+    def left_out(self) -> Sequence[Any]: ...
 
 
 class Screen(Protocol):
@@ -30,7 +41,7 @@ class Screen(Protocol):
 
 
 def follow(
-    plan: Plan,
+    plan: Planned,
     records: Iterator[Record],
     screen: Screen,
     *,
@@ -63,11 +74,12 @@ def follow(
             made.append(record)
             (screen.complain if made[-1].status == "failed" else screen.say)(tell(record))
             screen.finish()
+        made = in_order(plan, made)
         complete = after(made)
     except KeyboardInterrupt:
         interrupted = True
     if report is not None:
-        complete = _reported(made, report, screen) and complete
+        complete = _reported(in_order(plan, made), report, screen) and complete
     counts = Counter(record.status for record in made)
     if interrupted:
         finished, total = len(made) - counts["failed"], len(plan.jobs) + len(plan.problems)
@@ -77,6 +89,12 @@ def follow(
     for sentence in closing:
         screen.say(sentence)
     return FAILED if counts["failed"] or not complete else DONE
+
+
+def in_order(plan: Planned, made: Sequence[Any]) -> list[Any]:
+    """Return records in the order of their plan, those without a job first, however they were finished."""
+    places = {str(job.input): place for place, job in enumerate(plan.jobs)}
+    return sorted(made, key=lambda record: places.get(record.input, -1))
 
 
 def _reported(made: Sequence[Any], report: str, screen: Screen) -> bool:

@@ -145,7 +145,7 @@ def run(
             plan, settings, work, prepare=surrogate, overwrite=overwrite, failed=failed, patient=patient
         )
         for one in finished:
-            yield _record(one, recipe)
+            yield record_of(one, recipe)
 
 
 def _set_of(plan: Plan, digest: str) -> AbstractContextManager[object]:
@@ -155,7 +155,8 @@ def _set_of(plan: Plan, digest: str) -> AbstractContextManager[object]:
     return waited_for(min(job.output for job in plan.jobs).with_name(digest))
 
 
-def _record(one: Finished[dict[str, Any]], recipe: Recipe) -> Record:
+def record_of(one: Finished[dict[str, Any]], recipe: Recipe) -> Record:
+    """Return the record of what became of one input."""
     return Record(
         input=one.input,
         output=one.output,

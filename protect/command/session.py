@@ -2,20 +2,24 @@
 
 import hashlib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diffusion.choice import Precision
-from imaging.batch.discover import Plan, plan
+from imaging.batch.discover import Job, Plan, plan
 from imaging.batch.runner import explain
 from imaging.batch.saving import check_extras
-from imaging.batch.session import Screen, follow
+from imaging.batch.session import Screen, follow, in_order
+from imaging.batch.terminal import FAILED
 from imaging.errors import PictureError
 from imaging.formats import format_of
 from imaging.io import write
 from imaging.picture import Picture
 from imaging.sheet import contact_sheet
 from protect.command.batch import Recipe, Record, Surrogate, run
+from protect.command.engines import Engine, places
+from protect.command.engines.places import Errands
+from protect.command.manifest import check_arrow, write_manifest
 from protect.command.report import HEADINGS, closing, line, sheet_row
 from protect.ensemble import members
 from protect.method import ProtectionMethod
@@ -27,16 +31,36 @@ _LARGEST_SHEET = 40
 
 
 def prepare(
-    paths: Sequence[str], *, out: str | None, recursive: bool, report: str | None, sheet: str | None
-) -> Plan:
-    """Plan the work and make sure that report and sheet can be written and replace nothing.
+    paths: Sequence[str],
+    *,
+    out: str | None,
+    recursive: bool,
+    report: str | None,
+    sheet: str | None,
+    manifest: str | None = None,
+    urls: bool = False,
+) -> Plan | Errands:
+    """Plan the work and make sure that report, sheet and manifest can be written and replace nothing.
+
+    `urls` says that inputs and outputs may be URLs.
 
     Raises ValueError or OSError with a sentence.
     """
-    made = plan(paths, out=out, recursive=recursive)
-    check_extras(made, {"--report": report, "--sheet": sheet})
+    url = next(filter(places.is_url, [*paths, out or ""]), None)
+    if url is not None and not urls:
+        raise ValueError(f"{url} is a URL; --engine ray reads and writes those")
+    if url is not None and sheet is not None:
+        raise ValueError("--sheet shows files of this computer; leave it out, or name no URL")
+    if url is None:
+        made = files = plan(paths, out=out, recursive=recursive)
+    else:
+        made = places.plan(paths, out=out, recursive=recursive)
+        files = Plan([Job(Path(each.input), Path(each.output)) for each in made.jobs])
+    check_extras(files, {"--report": report, "--sheet": sheet, "--manifest": manifest})
     if sheet is not None:
         format_of(sheet)
+    if manifest is not None:
+        check_arrow()
     return made
 
 
@@ -73,7 +97,7 @@ def recipe_for(
 
 
 def work(
-    plan: Plan,
+    plan: Plan | Errands,
     recipe: Recipe,
     surrogate: Surrogate,
     screen: Screen,
@@ -82,17 +106,24 @@ def work(
     sheet: str | None = None,
     overwrite: bool = False,
     show_traceback: bool = False,
+    engine: Engine | None = None,
+    manifest: str | None = None,
 ) -> int:
     """Do what is prepared and return the exit code. `surrogate` loads the model; its errors pass through."""
     failed = traceback.print_exception if show_traceback else None
-    records = run(plan, recipe, surrogate, overwrite=overwrite, progress=screen.update, failed=failed)
+    if engine is None:
+        assert isinstance(plan, Plan), "URLs are of the engine that reads them"
+        records = run(plan, recipe, surrogate, overwrite=overwrite, progress=screen.update, failed=failed)
+    else:
+        records = engine(plan, progress=screen.update, failed=failed)
+    made: list[Record] = []
 
     def draw(made: Sequence[Record]) -> bool:
         return sheet is None or _draw_sheet(sheet, made, recipe, surrogate, screen)
 
-    return follow(
+    code = follow(
         plan,
-        records,
+        _noted(records, made),
         screen,
         label="protected",
         closing=closing(recipe),
@@ -100,6 +131,19 @@ def work(
         tell=line,
         after=draw,
     )
+    if manifest is not None:
+        try:
+            write_manifest(in_order(plan, made), Path(manifest))
+        except OSError as error:
+            screen.complain(f"the manifest was not written: {explain(error)}")
+            return code or FAILED
+    return code
+
+
+def _noted(records: Iterator[Record], made: list[Record]) -> Iterator[Record]:
+    for record in records:
+        made.append(record)
+        yield record
 
 
 def _draw_sheet(
