@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from imaging.io import read
-from imaging.picture import Images, Picture
+from imaging.picture import Images, Picture, on_white
 from imaging.transforms import quantisation_steps
 
 
@@ -54,15 +54,6 @@ class Examined:
     def images(self) -> Images:
         """See `on_white`."""
         return on_white(self.picture)
-
-
-def on_white(picture: Picture) -> Images:
-    """Return the first frame as float32 [1, 3, height, width] in [0, 1], on white where transparent."""
-    first = picture.frame(0)
-    if first.alpha is None:
-        return first.pixels
-    opacity = first.alpha.float() / first.levels
-    return opacity * first.pixels + (1 - opacity)
 
 
 def examine(path: Path, *, max_megapixels: float = 200.0) -> Examined:

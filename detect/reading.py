@@ -9,11 +9,12 @@ from jaxtyping import Float
 
 from detect.duplicates import Trace, perceptual_hash, thumbnail
 from detect.equalise import Equaliser, TooSmallError, pixel_hash, to_bytes
-from detect.facts import Facts, examine, on_white
+from detect.facts import Facts, examine
 from detect.frequency import block_statistics
 from detect.layouts import Sample
 from imaging.errors import PictureError
 from imaging.io import read
+from imaging.picture import on_white
 
 
 @dataclass(frozen=True)

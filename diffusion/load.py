@@ -6,6 +6,7 @@ diffusers is imported when a model is loaded, not before.
 
 import hashlib
 import re
+import threading
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -38,6 +39,8 @@ __all__ = [
 
 BUILTIN = Path(__file__).parent / "builtin"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_ONE_AT_A_TIME = threading.RLock()
+"""The libraries below change how all modules of the process are made while they load one."""
 PICKLED = {".ckpt", ".bin", ".pt", ".pth", ".pkl"}
 
 
@@ -64,13 +67,14 @@ def load(
     absent, damaged or not safetensors, and ValueError for a model of an unsupported class.
     """
     path = Path(name).expanduser()
-    if name in KNOWN or not (path.exists() or _means_file(name)):
-        folder, unet = _locate(name, revision, offline, denoiser)
-        model = _folder(folder, name, dtype, denoiser, unet)
-    elif path.is_dir():
-        model = _folder(path, path.resolve().name, dtype, denoiser, "unet")
-    else:
-        model = _file(path, dtype, denoiser, offline)
+    with _ONE_AT_A_TIME:
+        if name in KNOWN or not (path.exists() or _means_file(name)):
+            folder, unet = _locate(name, revision, offline, denoiser)
+            model = _folder(folder, name, dtype, denoiser, unet)
+        elif path.is_dir():
+            model = _folder(path, path.resolve().name, dtype, denoiser, "unet")
+        else:
+            model = _file(path, dtype, denoiser, offline)
     return model.to(device)
 
 

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from detect.audit import Audit, audit
 from detect.equalise import Equaliser, Level, Pixels
-from detect.facts import on_white
 from detect.judging import Survey
 from detect.layouts import read_layout
 from experiments.audit import lines
 from imaging.io import read
+from imaging.picture import on_white
 
 
 class EqualisedPictures(Dataset):

@@ -126,6 +126,15 @@ class Picture:
         return torch.where(hidden, self.integers, integers)
 
 
+def on_white(picture: Picture) -> Images:
+    """Return the first frame as float32 [1, 3, height, width] in [0, 1], on white where transparent."""
+    first = picture.frame(0)
+    if first.alpha is None:
+        return first.pixels
+    opacity = first.alpha.float() / first.levels
+    return opacity * first.pixels + (1 - opacity)
+
+
 def all_finite(images: Images) -> bool:
     """Say whether no value is NaN or infinite, without a second tensor of the images' size."""
     return all(bool(extreme.isfinite()) for extreme in images.aminmax())

@@ -30,7 +30,7 @@ class DetectTab:
             self.cancel = gr.Button("Cancel", variant="stop", interactive=False)
         self.status = gr.HTML(elem_id="detect-status", elem_classes="live")
         out = [self.status, self.go, self.cancel]
-        self.go.click(self.detect, self.files, out, show_progress="hidden", **layout.WORK)
+        self.go.click(self.detect, self.files, out, show_progress="minimal", **layout.WORK)
         self.cancel.click(self.studio.stop_for, None, None, **layout.AT_ONCE)
 
     def detect(self, files: list[str] | None, request: gr.Request) -> Iterator[list[Any]]:

@@ -161,7 +161,7 @@ class ProtectTab:
         gr.on([part.change for part in needs], self.to_paint_on, needs, self.face, **layout.AT_ONCE)
         shown = [self.slider, self.change, self.figures, self.edits, self.edit_words]
         out = [self.status, self.go, self.cancel, self.download, self.which, self.results, self.thief, *shown]
-        self.go.click(self.protect, [*asked, self.face], out, show_progress="hidden", **layout.WORK)
+        self.go.click(self.protect, [*asked, self.face], out, show_progress="minimal", **layout.WORK)
         self.cancel.click(self.studio.stop_for, None, None, **layout.AT_ONCE)
         self.which.input(self.shown, [self.results, self.which], shown, **layout.AT_ONCE)
         self.edit.click(
@@ -176,22 +176,20 @@ class ProtectTab:
     ) -> tuple[Any, Any]:
         """Show the first picture's middle at this strength, and measure it."""
         hidden, visitor = gr.update(visible=False, value=None), layout.visitor(request)
-        wanted = self.studio.sketching(visitor)
+        wanted, desk = self.studio.sketching(visitor), self.studio.desk(visitor)
         if not files:
             return hidden, ""
         try:
-            wish = Wish(purpose, strength, method)
-            sketch, same = wishes.sketch_of(wish)
+            sketch, same = wishes.sketch_of(Wish(purpose, strength, method))
             images = views.middle(read(files[0]), wishes.SKETCH_SIDE)
             model = "auto" if sketch.origin is not None else self.studio.sketcher
             made = protect_image(images, sketch, model, callback=wanted)
+            made = quantize(made, images, sketch.eps)
+            shown = views.drawn(images, desk, "sketch-before"), views.drawn(made, desk, "sketch-after")
         except Stopped:
             return gr.skip(), gr.skip()
         except (ValueError, OSError, RuntimeError) as error:
             return hidden, views.sentence(layout.plain(error, files[0]), wrong=True)
-        desk = self.studio.desk(visitor)
-        made = quantize(made, images, sketch.eps)
-        shown = views.drawn(images, desk, "sketch-before"), views.drawn(made, desk, "sketch-after")
         like = "" if same else " Drawn with another method of the same strength, as yours takes long."
         largest, likeness = linf(made, images).item(), psnr(made, images).item()
         words = f"The middle of your first picture: no value changed by more than {largest:.0f} of 255, "
@@ -244,10 +242,10 @@ class ProtectTab:
                     yield self._telling(views.progress_bar(told, "protecting"), busy=True)
                 else:
                     records.append(told)
+            last = self._finished(records, len(files), desk, recipe, chosen.members[0])
         except (ValueError, OSError, RuntimeError) as error:
-            yield self._told(layout.plain(error), wrong=True)
-            return
-        yield self._finished(records, len(files), desk, recipe, chosen.members[0])
+            last = self._told(layout.plain(error), wrong=True)
+        yield last
 
     def _finished(
         self, records: list[Record], total: int, desk: Desk, recipe: Recipe, model: Choice

@@ -65,7 +65,7 @@ class PurifyTab:
         )
         out = [self.status, self.go, self.cancel, self.download, self.slider]
         asked = [self.files, self.method, self.model, self.t]
-        self.go.click(self.purify, asked, out, show_progress="hidden", **layout.WORK)
+        self.go.click(self.purify, asked, out, show_progress="minimal", **layout.WORK)
         self.cancel.click(self.studio.stop_for, None, None, **layout.AT_ONCE)
 
     def purify(

@@ -45,7 +45,9 @@ def serve(port: int | None, *, browser: bool, say: Callable[[str], object]) -> N
         from protect.app.page import CSS, HEAD, SCRIPT, THEME, build
         from protect.app.studio import Studio
 
-        page = build(Studio(folder), uploads).queue(default_concurrency_limit=4)
+        studio = Studio(folder)
+        studio.warm_up()
+        page = build(studio, uploads).queue(default_concurrency_limit=4)
         _, address, _ = page.launch(
             server_name="127.0.0.1",
             server_port=port,

@@ -13,6 +13,7 @@ from protect.app.desk import Desk
 from protect.app.running import Running, Stopped
 from protect.ensemble import Models
 from protect.method import ProtectionMethod
+from protect.methods import create
 from protect.surrogate import Surrogates, load_for
 
 
@@ -83,6 +84,15 @@ class Studio:
         if len(chosen.members) > 1:
             return [load_for(method, choice, offline=True) for choice in chosen.members]
         return self.model(chosen.members[0], method)
+
+    def warm_up(self) -> None:
+        """Load what sketches need, before the first visitor.
+
+        While one thread loads a model, no other may make modules of its own: the libraries make them empty.
+        Sketches are made beside the work of others, which loads models, so they must have nothing to load.
+        """
+        assert self.sketcher.has_denoiser
+        assert create("instant").origin is not None
 
     @cached_property
     def sketcher(self) -> DiffusionModel:

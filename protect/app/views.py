@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion.model import DiffusionModel
 from imaging.io import write
-from imaging.picture import Images, Picture
+from imaging.picture import Images, Picture, on_white
 from imaging.sheet import magnified
 from imaging.transforms import resize
 from protect.app.desk import Desk
@@ -40,22 +40,13 @@ def drawn(images: Images, desk: Desk, name: str) -> str:
 
 def small(picture: Picture) -> Images:
     """Return the first frame, on white where it is transparent, shrunk to `SHOWN_SIDE`."""
-    first = picture.frame(0)
-    shown, side = on_white(first), max(first.height, first.width)
+    shown, side = on_white(picture), max(picture.height, picture.width)
     return shown if side <= SHOWN_SIDE else resize(shown, SHOWN_SIDE / side).clamp(0, 1)
-
-
-def on_white(picture: Picture) -> Images:
-    """Return the pixels as they look on white paper."""
-    if picture.alpha is None:
-        return picture.pixels
-    opacity = picture.alpha.float() / picture.levels
-    return picture.pixels * opacity + 1 - opacity
 
 
 def middle(picture: Picture, side: int = SHOWN_SIDE) -> Images:
     """Return the middle of the first frame at full resolution."""
-    return on_white(picture.frame(0).region(centre(picture, side)))
+    return on_white(picture.region(centre(picture, side)))
 
 
 def pair(original: Picture, protected: Picture, desk: Desk, name: str) -> tuple[str, str]:
@@ -85,7 +76,7 @@ def edited(
     Raises ValueError if nothing is to be repainted in the middle.
     """
     box = centre(original, model.comfortable)
-    before, after = (on_white(picture.frame(0).region(box)) for picture in (original, protected))
+    before, after = (on_white(picture.region(box)) for picture in (original, protected))
     if kept is not None and (model.inpaints or can_edit(model)):
         mask = (~kept[..., box.top : box.bottom, box.left : box.right]).float()
         threat = Inpainting(prompt=prompt, mask=mask).suited(model)

@@ -211,5 +211,5 @@ def _protect(
         "changed": round(measured.changed, 5),
         "peak_memory_mb": peak.megabytes(),
         "frames": picture.frames,
-        "notes": [*picture.notes, *notes],
+        "notes": [*protected.notes, *notes],
     }

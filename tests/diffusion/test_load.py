@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_listing_models_and_importing_the_loader_need_nothing_heavy():
     loader = "import sys, diffusion.load; assert not {'diffusers', 'transformers'} & set(sys.modules)"
     for code in (listing, loader):
         subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(diffusion.load.__file__).parents[1])
+
+
+def test_models_are_loaded_whole_by_threads_at_once():
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(load, ["builtin"] * 4))
+
+    assert not any(parameter.is_meta for model in models for parameter in model.parameters())
+    assert len(set(map(fingerprint, models))) == 1
 
 
 def test_table_is_consistent():

@@ -255,6 +255,20 @@ def test_two_visitors_at_once_get_their_own(browser, server, tmp_path):
         one.context.close()
 
 
+def test_two_visitors_who_start_at_once_wait_for_each_other(browser, server):
+    visits = [Visit(browser, server), Visit(browser, server)]
+    for one in visits:
+        one.choose("Changing the picture by a prompt")
+        one.upload(EXAMPLES / "rocket.png")
+        one.page.get_by_role("button", name="More choices").click()
+        one.page.get_by_label("Steps").fill("3")
+    for one in visits:
+        one.press("protect-go")
+    for one in visits:
+        assert "NotImplemented" not in one.said("1 of 1 done")
+        one.context.close()
+
+
 def test_a_thief_tries_before_and_after(visit):
     visit.choose("Changing it, and I have no time")
     visit.upload(EXAMPLES / "coffee.png")
