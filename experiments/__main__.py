@@ -10,6 +10,8 @@
 `python -m experiments fit-detector …` detectors that need no Lightning, see `experiments.fit_detector`;
 `python -m experiments repair …` backdoored classifiers, see `experiments.repair`;
 `python -m experiments variations …` clean classifiers from poisoned sets, see `experiments.variations`;
+`python -m experiments amplification …` what a diffusion model makes of a poisoned set, see
+`experiments.amplification`;
 `python -m experiments forget …` a class that a diffusion model forgets, see `experiments.forget`;
 `python -m experiments plant …` text-to-image models with a backdoor, see `experiments.plant`;
 `python -m experiments detection-table …` detectors beside each other, see `experiments.detection_table`.
@@ -34,6 +36,7 @@ COMMANDS = (
     "repair",
     "plant",
     "variations",
+    "amplification",
     "forget",
 )
 """Modules of this package that are no training, by their names with hyphens."""

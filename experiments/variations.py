@@ -160,11 +160,36 @@ def _student(
     *,
     teacher: nn.Module | None = None,
 ) -> Classifier:
-    """A fresh network, trained on pictures that are mirrored at random."""
+    return fresh(
+        given.network,
+        images,
+        labels,
+        classes,
+        epochs=given.epochs,
+        learning_rate=given.learning_rate,
+        batch_size=given.batch,
+        seed=given.seed,
+        teacher=teacher,
+    )
+
+
+def fresh(
+    network: str,
+    images: Images,
+    labels: Labels,
+    classes: int,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    teacher: nn.Module | None = None,
+) -> Classifier:
+    """Return a fresh network, trained where the pictures are, on pictures that are mirrored at random."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(given.seed)
-        student = Classifier(given.network, classes).to(given.device)
-    generator = torch.Generator().manual_seed(given.seed)
+        torch.manual_seed(seed)
+        student = Classifier(network, classes).to(images.device)
+    generator = torch.Generator().manual_seed(seed)
 
     def loss(some: Images, own: Labels) -> Tensor:
         turned = torch.rand(len(some), generator=generator).to(some.device) < 0.5
@@ -181,9 +206,9 @@ def _student(
         loss,
         images,
         labels,
-        epochs=given.epochs,
-        learning_rate=given.learning_rate,
-        batch_size=given.batch,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
         generator=generator,
     )
     return student.eval()
