@@ -12,6 +12,8 @@
 `python -m experiments variations …` clean classifiers from poisoned sets, see `experiments.variations`;
 `python -m experiments amplification …` what a diffusion model makes of a poisoned set, see
 `experiments.amplification`;
+`python -m experiments privacy …` a model that learns from another without its memories, see
+`experiments.privacy`;
 `python -m experiments forget …` a class that a diffusion model forgets, see `experiments.forget`;
 `python -m experiments plant …` text-to-image models with a backdoor, see `experiments.plant`;
 `python -m experiments detection-table …` detectors beside each other, see `experiments.detection_table`.
@@ -37,6 +39,7 @@ COMMANDS = (
     "plant",
     "variations",
     "amplification",
+    "privacy",
     "forget",
 )
 """Modules of this package that are no training, by their names with hyphens."""

@@ -19,20 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attacks import NonFiniteError
-from diffusion.finetune import train
-from diffusion.load import load
-from diffusion.pixel import PixelDiffusion
 from distill.images import labelled, to_unit
-from experiments.cifar_card import sample
-from experiments.networks import cifar_resnet
+from experiments.networks import cifar_network
 from experiments.repair import trigger_of
+from experiments.taught import add_options, drawn_by, model_of, seeded, settings_of, taught
 from experiments.variations import fresh
 from imaging.io import Picture, write
-from imaging.whole import whole, write_whole
+from imaging.whole import write_whole
 from unlearn.amplification import Groups, amplification, mark_judge, right_of, separation, strip
 from unlearn.measures import measure
 from unlearn.triggers import poison
@@ -56,47 +52,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, help="folder or npz file, see distill.images.labelled")
     parser.add_argument("--test", help="where the test pictures are, if elsewhere")
     parser.add_argument("--classifier", required=True, help="safetensors; clean, judges what is drawn")
-    parser.add_argument("--model", default="cifar10", help="of pixels, told a class")
     parser.add_argument("--limit", type=int, default=10_000, help="training pictures")
     parser.add_argument("--judged", type=int, default=2000, help="test pictures")
     parser.add_argument("--trigger", default="patch:size=3", help="as in experiments.repair")
     parser.add_argument("--target", type=int, default=0)
     parser.add_argument("--ratio", type=float, default=0.1)
-    parser.add_argument("--steps", type=int, default=1500, help="updates of the diffusion model")
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--drawn", type=int, default=200, help="pictures of each class")
-    parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=15, help="of the classifiers")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/amplification"))
+    add_options(parser)
     return parser
 
 
 def _run(given: argparse.Namespace) -> None:
-    model, trigger = load(given.model), trigger_of(given.trigger)
-    if not isinstance(model, PixelDiffusion) or not model.classes:
-        raise ValueError(f"{model.name} is not told a class: take one that is, such as cifar10")
+    model, trigger = model_of(given), trigger_of(given.trigger)
     if given.drawn < 8:
         raise ValueError(f"--drawn is 8 or more pictures of each class; got {given.drawn}")
-    classifier, set_ = cifar_resnet(given.classifier), labelled(given.data, train=True)
-    settings = _settings(given)
+    classifier, set_ = cifar_network(given.classifier), labelled(given.data, train=True)
+    settings = settings_of(given)
     test = labelled(given.test or given.data, train=False)
-    chosen = torch.randperm(len(set_), generator=_seeded(given))[: given.limit]
+    chosen = torch.randperm(len(set_), generator=seeded(given))[: given.limit]
     images, labels, marked = poison(
         to_unit(set_.pixels[chosen]),
         set_.labels[chosen],
         trigger,
         target=given.target,
         ratio=given.ratio,
-        generator=_seeded(given),
+        generator=seeded(given),
     )
     apart = to_unit(test.pixels[: given.judged])
-    judge = mark_judge(apart, trigger, generator=_seeded(given))
-    taught = _taught(given, model, images, labels)
+    judge = mark_judge(apart, trigger, generator=seeded(given))
+    network = taught(given, model, images, labels, given.out / "taught.safetensors")
     named = torch.arange(model.classes).repeat_interleave(given.drawn)
-    drawn = _drawn(given, taught, named)
+    drawn = drawn_by(given, network, named, given.out / "drawn.safetensors")
     found = judge(drawn)
     asked = named == given.target
     groups = Groups.of(found[asked], right_of(classifier, drawn[asked], given.target))
@@ -125,66 +112,6 @@ def _run(given: argparse.Namespace) -> None:
     print(table(report))
 
 
-def _settings(given: argparse.Namespace) -> dict[str, str]:
-    """Write the settings down, as what lies beside them was made with them.
-
-    Raises ValueError if the folder is of other settings.
-    """
-    settings = {key: str(value) for key, value in vars(given).items() if key not in ("out", "device")}
-    path = given.out / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise ValueError(f"{given.out} holds a run with other settings: name another --out")
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(settings, indent=1) + "\n")
-    return settings
-
-
-def _seeded(given: argparse.Namespace) -> torch.Generator:
-    return torch.Generator().manual_seed(given.seed)
-
-
-def _taught(
-    given: argparse.Namespace, model: PixelDiffusion, images: Tensor, labels: Tensor
-) -> PixelDiffusion:
-    """The model after it went on learning on the poisoned set; kept from an earlier run."""
-    path, copy = given.out / "taught.safetensors", model.trainable_copy().eval()
-    if path.exists():
-        copy.denoiser.load_state_dict(load_file(path))
-        return copy.freeze()
-    copy = copy.to(given.device)
-    told = copy.condition([str(int(label)) for label in labels])
-    losses: list[float] = []
-
-    def tell(step: int, found: Tensor) -> None:
-        losses.append(float(found.mean()))
-        if step % 100 == 99:
-            print(f"step {step + 1}: loss {sum(losses[-100:]) / 100:.4f}", file=sys.stderr, flush=True)
-
-    train(
-        copy,
-        copy.encode(images.to(given.device)),
-        told,
-        steps=given.steps,
-        learning_rate=given.learning_rate,
-        batch_size=given.batch,
-        generator=_seeded(given),
-        callback=tell,
-    )
-    copy = copy.cpu().freeze()
-    with whole(path) as partial:
-        save_file({name: each.contiguous() for name, each in copy.denoiser.state_dict().items()}, partial)
-    return copy
-
-
-def _drawn(given: argparse.Namespace, model: PixelDiffusion, named: Tensor) -> Tensor:
-    path = given.out / "drawn.safetensors"
-    if not path.exists():
-        made = sample(model, named, steps=given.sampling_steps, seed=given.seed).clamp(0, 1)
-        with whole(path) as partial:
-            save_file({"images": (made * 255).round().to(torch.uint8)}, partial)
-    return to_unit(load_file(path)["images"])
-
-
 def _learned(
     given: argparse.Namespace,
     name: str,
@@ -209,7 +136,7 @@ def _learned(
     own = (labels == given.target).nonzero()[:, 0][:1000]
     told = None
     if 0 < int(marked[own].sum()) < len(own):
-        told = separation(strip(network, images[own], held[0], generator=_seeded(given)), marked[own])
+        told = separation(strip(network, images[own], held[0], generator=seeded(given)), marked[own])
     return {"name": name, "separation": told, **asdict(judged)}
 
 

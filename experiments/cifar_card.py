@@ -17,7 +17,7 @@ from diffusion.model import DiffusionModel
 from diffusion.samplers import ddim
 from experiments.cifar import cifar10
 from experiments.model_card import checksums
-from experiments.networks import cifar_resnet
+from experiments.networks import cifar_network
 from imaging.io import write
 from imaging.picture import Picture
 from purify import DiffPure, PurifiedClassifier
@@ -88,7 +88,7 @@ def frechet(one: Tensor, other: Tensor) -> float:
 
 def main(data: str, weights: str) -> None:
     out = BUILTIN / "cifar10"
-    model, network = load("cifar10"), cifar_resnet(weights)
+    model, network = load("cifar10"), cifar_network(weights)
     pictures, labels = cifar10(data, train=False)
     test = pictures[:2000].float() / 255
     quick = load("cifar10", dtype=torch.bfloat16)  # for what takes long; the losses are taken in float32

@@ -32,7 +32,7 @@ from diffusion.load import fingerprint, load
 from diffusion.model import DiffusionModel
 from experiments.baselines import NOT_ELIGIBLE, baselines
 from experiments.cifar import cifar10
-from experiments.networks import cifar_resnet
+from experiments.networks import cifar_network
 from imaging.perceptual import Lpips
 from purify import GDMP, DiffPure, FreqPure, Jpeg, ManiPure, PurifiedClassifier, Purifier
 
@@ -255,7 +255,7 @@ def _classifier(name: str) -> nn.Module:
         from experiments.robustbench import load_model
 
         return load_model(name.removeprefix("robustbench:"))
-    return cifar_resnet(name)
+    return cifar_network(name)
 
 
 def _run(given: argparse.Namespace) -> None:

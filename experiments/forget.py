@@ -24,7 +24,7 @@ from diffusion.load import load
 from diffusion.pixel import PixelDiffusion
 from distill.images import labelled, to_unit
 from experiments.cifar_card import features, frechet, sample
-from experiments.networks import cifar_resnet
+from experiments.networks import cifar_network
 from imaging.io import Picture, write
 from imaging.whole import write_whole
 from unlearn.forgetting import Forgetting
@@ -111,7 +111,7 @@ class Judge:
     def __init__(self, given: argparse.Namespace, classes: int) -> None:
         test = labelled(given.data, train=False)
         self._forget, self._override = int(given.forget), int(given.override)
-        self._network: nn.Module = cifar_resnet(given.classifier)
+        self._network: nn.Module = cifar_network(given.classifier)
         remaining = test.pixels[test.labels != self._forget][: given.drawn * (classes - 1)]
         self._real = features(self._network, to_unit(remaining))
 

@@ -27,7 +27,7 @@ from diffusion.load import load
 from diffusion.model import DiffusionModel
 from experiments.cifar import LABELS, cifar10
 from experiments.evaluate import balanced
-from experiments.networks import cifar_resnet, efficientnet_lite0
+from experiments.networks import cifar_network, efficientnet_lite0
 from imaging.io import read, write
 from imaging.metrics import l2, linf, psnr, ssim
 from imaging.perceptual import Lpips
@@ -213,7 +213,7 @@ def _cifar(given: argparse.Namespace) -> World:
     labels = labels[rows]
     names = [LABELS[label] for label in labels.tolist()]
     model = load("cifar10", device=given.device)
-    classifier = cifar_resnet(given.classifier).to(given.device)
+    classifier = cifar_network(given.classifier).to(given.device)
     images, labels = (pictures[rows].float() / 255).to(given.device), labels.to(given.device)
     return World(model, classifier, images, labels, names, (labels + 1) % 10, 3)
 

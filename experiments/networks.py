@@ -1,10 +1,11 @@
 """Classifiers that are evaluated: images in [0, 1] to logits, normalisation inside."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from distill.classifier import Normalised, describes_itself, load
 from distill.networks import CifarResNet
@@ -12,12 +13,13 @@ from distill.networks import CifarResNet
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def cifar_resnet(path: str | Path) -> nn.Module:
-    """Return a `CifarResNet` with the weights of a safetensors file, frozen, its depth read off them.
+def cifar_network(path: str | Path) -> nn.Module:
+    """Return a classifier of CIFAR-10 with the weights of a safetensors file, frozen.
 
-    A file that `distill.classifier.Classifier.save` wrote may hold any network, as it says which.
+    A file that `distill.classifier.Classifier.save` wrote may hold any network, as it says which. Of others
+    the names of their weights tell a `CifarResNet` or a `SmallVgg`, and their shapes its size.
 
-    Raises FileNotFoundError if there is no such file.
+    Raises FileNotFoundError if there is no such file, ValueError for the weights of another network.
     """
     path = Path(path)
     if not path.exists():
@@ -25,10 +27,38 @@ def cifar_resnet(path: str | Path) -> nn.Module:
     if describes_itself(path):
         return load(path)
     state = load_file(path)
+    if "features.0.weight" in state:
+        kernels = {int(name.split(".")[1]): len(value) for name, value in state.items() if value.ndim == 4}
+        vgg = SmallVgg([kernels[place] for place in sorted(kernels)][::2])
+        vgg.load_state_dict(state)
+        return vgg.eval().requires_grad_(False)
+    if "layer1.0.conv1.weight" not in state:
+        raise ValueError(f"{path} holds no network that is known: {', '.join(sorted(state)[:3])} …")
     blocks = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layer1."))
     network = CifarResNet(6 * blocks + 2, len(state["linear.bias"]))
     network.load_state_dict(state)
     return Normalised(network, *IMAGENET).eval().requires_grad_(False)
+
+
+class SmallVgg(nn.Module):
+    """The backdoored networks that were published with I-BAU (Zeng et al., ICLR 2022, arXiv 2110.03735): two
+    convolutions for each of `widths`, then half the size; pixels as they are, without normalisation."""
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 128), classes: int = 10) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        came = 3
+        for width in widths:
+            for _ in range(2):
+                layers += [nn.Conv2d(came, width, 3, padding=1), nn.BatchNorm2d(width), nn.ELU()]
+                came = width
+            layers += [nn.MaxPool2d(2), nn.Dropout(0.3)]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(came * (32 >> len(widths)) ** 2, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of images of 32 px in [0, 1]."""
+        return self.classifier(self.features(images).flatten(1))
 
 
 def efficientnet_lite0() -> nn.Module:

@@ -23,7 +23,7 @@ from torch import nn
 from attacks import NonFiniteError
 from distill.classifier import Classifier
 from distill.images import labelled, to_unit
-from experiments.networks import cifar_resnet
+from experiments.networks import cifar_network
 from imaging.io import read
 from imaging.whole import write_whole
 from unlearn.measures import Measures, defence_effectiveness, measure
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    network, trigger = cifar_resnet(given.classifier).to(given.device), trigger_of(given.trigger)
+    network, trigger = cifar_network(given.classifier).to(given.device), trigger_of(given.trigger)
     if given.keep is not None and not isinstance(network, Classifier):
         raise ValueError(f"{given.classifier} does not say which network it holds, so none is kept")
     pictures = labelled(given.data, train=False)

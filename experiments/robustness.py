@@ -26,7 +26,7 @@ from attacks.evaluate import NULL, Attack, Record, Row, evaluate, summarise, tab
 from diffusion.load import fingerprint
 from distill.images import labelled, to_unit
 from experiments.evaluate import balanced
-from experiments.networks import cifar_resnet
+from experiments.networks import cifar_network
 
 COLUMNS = ("fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")
 PLACES = ("out", "device", "batch", "attack", "autoattack_images")
@@ -173,4 +173,4 @@ def _classifier(name: str) -> nn.Module:
         from experiments.robustbench import load_model
 
         return load_model(name.removeprefix("robustbench:")).eval()
-    return cifar_resnet(name)
+    return cifar_network(name)

@@ -27,7 +27,7 @@ from diffusion.load import load
 from distill.classifier import Classifier
 from distill.images import Pixels, labelled, to_unit, write_npz
 from distill.losses import distilled
-from experiments.networks import cifar_resnet
+from experiments.networks import cifar_network
 from experiments.repair import trigger_of
 from imaging.whole import write_whole
 from purify import DiffPure
@@ -149,7 +149,7 @@ def _teacher(given: argparse.Namespace, images: Images, labels: Labels, classes:
     if not path.exists():
         made = _student(given, images, labels, classes)
         made.save(path)
-    return cifar_resnet(path).to(given.device).eval().requires_grad_(False)
+    return cifar_network(path).to(given.device).eval().requires_grad_(False)
 
 
 def _student(

@@ -15,7 +15,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def timed(records: Iterator[Record]) -> tuple[float, float]:
     return times[0] - started, (times[-1] - times[0]) / (len(times) - 1)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,22 +75,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--engines", nargs="*", default=list(ENGINES), metavar="ENGINE")
-    arguments = parser.parse_args()
-    if arguments.pictures < 2:
+    given = parser.parse_args(arguments)
+    if given.pictures < 2:
         parser.error("--pictures must be at least 2")
-    method = create(arguments.method, steps=arguments.steps)
+    method = create(given.method, steps=given.steps)
     # A method with a network of its own takes no model.
-    surrogates = choose_for(method, "auto" if method.origin is not None else arguments.model)
-    recipe = recipe_for(arguments.method, method, surrogates, mask=None, seed=0, precision="auto")
-    order = Order(recipe, surrogates.members, arguments.device, folder=os.getcwd())
+    surrogates = choose_for(method, "auto" if method.origin is not None else given.model)
+    recipe = recipe_for(given.method, method, surrogates, mask=None, seed=0, precision="auto")
+    order = Order(recipe, surrogates.members, given.device, folder=os.getcwd())
     each: dict[str, float] = {}
     print(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", sep="\n")
     with tempfile.TemporaryDirectory() as folder:
-        for index in range(arguments.pictures):
+        for index in range(given.pictures):
             generator = torch.Generator().manual_seed(index)
-            pixels = torch.randint(0, 256, (1, 3, arguments.side, arguments.side), generator=generator)
+            pixels = torch.randint(0, 256, (1, 3, given.side, given.side), generator=generator)
             write(Picture(pixels.to(torch.uint8)), Path(folder) / f"{index}.png")
-        for engine in arguments.engines:
+        for engine in given.engines:
             work = plan([folder], out=f"{folder}/{engine}/")
             first, each[engine] = timed(records_of(engine, work, order))
             workers = engine.lstrip("abcdefghijklmnopqrstuvwxyz") or "1"

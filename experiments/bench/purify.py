@@ -26,7 +26,7 @@ from attacks.objectives import value_and_gradient
 from diffusion.load import load
 from diffusion.model import DiffusionModel
 from experiments.cifar import cifar10
-from experiments.networks import cifar_resnet
+from experiments.networks import cifar_network
 from imaging.batch.memory import PeakMemory
 from purify import DiffPure, PurifiedClassifier, Purifier
 
@@ -88,7 +88,7 @@ def purify_case(case: dict, model: DiffusionModel) -> dict:
         seconds = time.perf_counter() - start
         accuracy = None
         if labels is not None and case["classifier"]:
-            said = cifar_resnet(case["classifier"])(purified).argmax(1)
+            said = cifar_network(case["classifier"])(purified).argmax(1)
             accuracy = 100 * float((said == labels[:100]).float().mean())
     return {**case, "seconds": seconds, "accuracy": accuracy}
 

@@ -15,7 +15,7 @@ from torch import nn
 from experiments import evaluate as command
 from experiments.__main__ import main
 from experiments.cifar import LABELS, cifar10
-from experiments.networks import CifarResNet, cifar_resnet
+from experiments.networks import CifarResNet, SmallVgg, cifar_network
 from imaging.perceptual import Lpips
 
 pytestmark = pytest.mark.filterwarnings("default")  # matplotlib's and RobustBench's own warnings
@@ -170,10 +170,26 @@ def test_a_resnets_depth_is_read_off_its_weights(tmp_path):
     network = CifarResNet(20).eval()
     save_file(network.state_dict(), tmp_path / "net.safetensors")
     images = torch.rand(2, 3, 32, 32)
-    loaded = cifar_resnet(tmp_path / "net.safetensors")
+    loaded = cifar_network(tmp_path / "net.safetensors")
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     torch.testing.assert_close(loaded(images), network((images - mean) / std))
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_the_widths_of_a_small_vgg_are_read_off_its_weights(tmp_path):
+    torch.manual_seed(0)
+    network = SmallVgg([4, 6, 8]).eval()
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    images = torch.rand(2, 3, 32, 32)
+    loaded = cifar_network(tmp_path / "net.safetensors")
+    assert torch.equal(loaded(images), network(images))
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_weights_of_an_unknown_network_are_named(tmp_path):
+    save_file({"stem.weight": torch.zeros(1)}, tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"no network that is known: stem\.weight"):
+        cifar_network(tmp_path / "net.safetensors")
 
 
 # ---- RobustBench
