@@ -29,6 +29,19 @@ def pictures(label: str = "Your pictures") -> gr.File:
     return gr.File(label=label, file_count="multiple", file_types=sorted(PICTURE_SUFFIXES), type="filepath")
 
 
+def slider(label: str, name: str, *, height: int | None = None) -> gr.ImageSlider:
+    """Return a place for two pictures with a line between them to drag, hidden until there are two."""
+    return gr.ImageSlider(
+        label=label,
+        buttons=["fullscreen"],
+        type="filepath",
+        interactive=False,
+        visible=False,
+        elem_id=name,
+        height=height,
+    )
+
+
 def visitor(request: gr.Request) -> str:
     """Return the name of the browser tab that asks."""
     return str(request.session_hash)

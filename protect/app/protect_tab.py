@@ -64,15 +64,7 @@ class ProtectTab:
             label="How strong?",
             info="Stronger is harder to undo and easier to see.",
         )
-        self.sketch = gr.ImageSlider(
-            label="How it will look, before and after",
-            buttons=["fullscreen"],
-            type="filepath",
-            interactive=False,
-            visible=False,
-            elem_id="sketch",
-            height=300,
-        )
+        self.sketch = layout.slider("How it will look, before and after", "sketch", height=300)
         self.sketch_words = gr.HTML(elem_id="sketch-words", elem_classes="live")
         self.face = gr.ImageEditor(
             label="Paint over the face",
@@ -115,14 +107,7 @@ class ProtectTab:
             "Download all as a ZIP file", visible=False, elem_id="protect-zip", variant="primary"
         )
         self.which = gr.Dropdown([], label="Picture", visible=False, elem_id="protect-which")
-        self.slider = gr.ImageSlider(
-            label="Before and after",
-            buttons=["fullscreen"],
-            type="filepath",
-            interactive=False,
-            visible=False,
-            elem_id="protect-slider",
-        )
+        self.slider = layout.slider("Before and after", "protect-slider")
         self.figures = gr.HTML(elem_id="protect-figures")
         self.change = gr.Image(
             label="The change, eight times enlarged",
@@ -136,14 +121,7 @@ class ProtectTab:
             self.prompt = gr.Textbox("an oil painting", label="What would a thief ask for?", max_lines=1)
             self.edit = gr.Button("Let a thief try, before and after", elem_id="protect-edit")
             self.edit_words = gr.HTML(elem_classes="live")
-            self.edits = gr.ImageSlider(
-                label="From the original, and from yours",
-                buttons=["fullscreen"],
-                type="filepath",
-                interactive=False,
-                visible=False,
-                elem_id="protect-edits",
-            )
+            self.edits = layout.slider("From the original, and from yours", "protect-edits")
 
     def _connect(self) -> None:
         asked = [self.files, self.purpose, self.strength, self.method, self.model, self.survive, self.steps]

@@ -52,14 +52,7 @@ class PurifyTab:
                 self.download = gr.DownloadButton(
                     "Download all as a ZIP file", visible=False, elem_id="purify-zip", variant="primary"
                 )
-                self.slider = gr.ImageSlider(
-                    label="The first picture, before and after",
-                    buttons=["fullscreen"],
-                    type="filepath",
-                    interactive=False,
-                    visible=False,
-                    elem_id="purify-slider",
-                )
+                self.slider = layout.slider("The first picture, before and after", "purify-slider")
         self.method.change(
             lambda name: gr.update(visible="t" in options(name)), self.method, self.t, **layout.AT_ONCE
         )
