@@ -14,10 +14,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from typer.main import get_command
 
 from experiments import reference
+from imaging.io import Picture, write
 from protect.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +140,41 @@ def test_commands_exist_with_the_flags_that_are_shown(page):
         told = help_of(words)
         missing = [flag for flag in flags if not re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", told)]
         assert not missing, f"{' '.join(words)}: {missing}"
+
+
+PLACEHOLDERS = {
+    "drawing.png": 64,
+    "picture.png": 32,
+    "portrait.png": 64,
+    "portfolio/one.png": 64,
+    "portfolio/more/two.png": 64,
+    "folder/a.png": 32,
+    "me/a.png": 64,
+    "me/b.png": 64,
+    "examples/astronaut.png": 64,
+}
+"""Pictures that the pages name, and the sides of those that stand for them."""
+ELSEWHERE = re.compile(r"s3://|MODEL|my-detector|--engine (local|ray)|(^| )(ace|aspl)( |$)")
+"""What needs a cluster, weights, or minutes; tests of their own run it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
+def test_commands_for_pictures_run_one_after_the_other(page, tmp_path, monkeypatch):
+    for place, side in PLACEHOLDERS.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        write(Picture(torch.randint(60, 190, (1, 3, side, side), dtype=torch.uint8)), tmp_path / place)
+    face = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    face[..., :32] = 255
+    write(Picture(face), tmp_path / "face.png")
+    monkeypatch.chdir(tmp_path)
+    for words in commands(page):
+        if words[0] in ("protect", "purify", "detect") and not ELSEWHERE.search(" ".join(words)):
+            command = get_command(importlib.import_module(COMMANDS[words[0]]).app)
+            if "--verify" in words and not (tmp_path / "drawing.protected.png").exists():
+                CliRunner().invoke(command, ["drawing.png", "--method", "instant"])
+            done = CliRunner().invoke(command, words[1:])
+            assert done.exit_code == 0, f"{' '.join(words)}: {done.output}"
 
 
 def help_of(words: list[str]) -> str:
