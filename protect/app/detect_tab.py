@@ -74,6 +74,7 @@ def _row(record: Record) -> str:
     name = escape(Path(record.path).name)
     if record.status == "failed":
         return f"<tr><th scope='row'>{name}</th><td>not read</td><td>{escape(record.error or '')}</td></tr>"
-    told = escape("; ".join([*record.explanation, *record.warnings]))
-    answer = f"{record.label}, {record.prob_fake:.0%} for generated"
+    told = escape("; ".join([*record.warnings, *record.explanation]))
+    # A percentage beside "unsure" would be read as the answer that the detector does not give.
+    answer = "unsure" if record.label == "unsure" else f"{record.label}, {record.prob_fake:.0%} for generated"
     return f"<tr><th scope='row'>{name}</th><td>{answer}</td><td>{told}</td></tr>"
