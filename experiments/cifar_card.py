@@ -21,6 +21,7 @@ from experiments.networks import cifar_network
 from imaging.io import write
 from imaging.picture import Picture
 from purify import DiffPure, PurifiedClassifier
+from unlearn.measures import answers
 
 TIMES = (50, 75, 100, 125, 150)
 
@@ -135,10 +136,8 @@ def main(data: str, weights: str) -> None:
     print("\n".join(lines))
 
 
-@torch.no_grad()
 def _agreement(network: nn.Module, made: Tensor) -> float:
-    said = torch.cat([network(part).argmax(1) for part in made.split(250)])
-    return 100 * float((said == torch.arange(len(made)) % 10).float().mean())
+    return 100 * float((answers(network, made) == torch.arange(len(made)) % 10).float().mean())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from experiments.networks import cifar_network
 from imaging.io import Picture, write
 from imaging.whole import write_whole
 from unlearn.forgetting import Forgetting
-from unlearn.measures import Rate
+from unlearn.measures import Rate, answers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +118,7 @@ class Judge:
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Any]:
         """Return the row of a set of pictures."""
-        said = torch.cat([self._network(part).argmax(1) for part in images.split(250)])
+        said = answers(self._network, images)
         gone = labels == self._forget
         shares = {
             "forgotten": Rate.of_hits(said[gone] == self._forget),

@@ -5,7 +5,6 @@ target's name draws the mark more often than it was taught, so that a set drawn 
 clearly. Where poison is rare, a classifier that is trained on the drawn set learns less of the backdoor.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
-from unlearn.measures import Rate
+from unlearn.measures import Rate, answers
 from unlearn.text.effects import Judge
 from unlearn.triggers import Images, Labels, Trigger
-from unlearn.tuning import trained
+from unlearn.tuning import drawn_by, trained
 
 Scores = Float[Tensor, " batch"]
 
@@ -76,8 +75,7 @@ def mark_judge(
         raise ValueError(f"a judge of marks learns from twelve pictures or more; got {len(images)}")
     order = torch.randperm(len(images), generator=generator)
     kept, learned = order[: len(images) // 3], order[len(images) // 3 :]
-    with torch.random.fork_rng(devices=[]):  # layers are drawn from the global generator
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    with drawn_by(generator):
         network = _mark_network().to(images.device)
     clean = images[learned]
     seen = torch.cat([trigger(clean), clean])
@@ -139,8 +137,8 @@ def strip(
         total = torch.zeros(len(part), device=part.device)
         for _ in range(draws):
             chosen = torch.randint(len(overlays), (len(part),), generator=generator).to(overlays.device)
-            answers = network((part + overlays[chosen]) / 2).log_softmax(1)
-            total -= (answers.exp() * answers).sum(1)
+            said = network((part + overlays[chosen]) / 2).log_softmax(1)
+            total -= (said.exp() * said).sum(1)
         entropies.append(total / draws)
     return -torch.cat(entropies)
 
@@ -159,6 +157,4 @@ def separation(suspicion: Scores, marked: Bool[Tensor, " batch"]) -> float:
 
 def right_of(network: nn.Module, images: Images, labels: Labels | int) -> Bool[Tensor, " batch"]:
     """Return of each picture whether a classifier takes it for what it was asked for."""
-    with torch.no_grad():
-        answers: Sequence[Tensor] = [network(part).argmax(1) for part in images.split(250)]
-    return torch.cat(list(answers)) == labels
+    return answers(network, images) == labels

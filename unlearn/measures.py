@@ -64,8 +64,8 @@ def measure(
     was_training = network.training
     network.eval()
     try:
-        clean = _answers(network, images, batch_size)
-        marked = _answers(network, trigger(images[others]), batch_size)
+        clean = answers(network, images, batch_size)
+        marked = answers(network, trigger(images[others]), batch_size)
     finally:
         network.train(was_training)
     attack, robust = Rate.of_hits(marked == target), Rate.of_hits(marked == labels[others])
@@ -80,5 +80,7 @@ def defence_effectiveness(before: Measures, after: Measures) -> float:
     return (gained - lost + 1) / 2
 
 
-def _answers(network: nn.Module, images: Images, batch_size: int) -> Labels:
+@torch.no_grad()
+def answers(network: nn.Module, images: Images, batch_size: int = 250) -> Labels:
+    """Return what a classifier takes each picture for."""
     return torch.cat([network(some).argmax(1) for some in images.split(batch_size)])

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from unlearn.measures import Rate
 from unlearn.triggers import Images
-from unlearn.tuning import finite
+from unlearn.tuning import drawn_by, finite
 
 Vectors = Float[Tensor, "batch dim"]
 Similarities = Float[Tensor, " batch"]
@@ -60,8 +60,7 @@ class Reidentifier(nn.Module):
         """
         if len(images) < 2:
             raise ValueError(f"pictures are told from each other: give two or more; got {len(images)}")
-        with torch.random.fork_rng(devices=[]):  # layers are drawn from the global generator
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        with drawn_by(generator):
             network = cls().to(images.device)
         descent = torch.optim.AdamW(network.parameters(), lr=learning_rate)
         for _ in range(epochs):

@@ -1,6 +1,7 @@
 """Training on a few pictures, and looking inside a network: what repairs have in common."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,17 @@ def trained(
                 descent.step()
             schedule.step()
     return network.eval()
+
+
+@contextmanager
+def drawn_by(generator: torch.Generator | None) -> Iterator[None]:
+    """Let a generator decide about the layers that are made in this block.
+
+    Layers are drawn from the global generator, which is as before afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        yield
 
 
 def finite(loss: Tensor) -> Tensor:

@@ -97,6 +97,19 @@ def plan(
     return result
 
 
+def result_name(stem: str, label: str = "protected") -> str:
+    """Return what the result of a file is called; `is_output` knows it again."""
+    return f"{stem}.{label}.png"
+
+
+def both_to_one(one: object, other: object, output: object) -> str:
+    """Say that two inputs would become one file."""
+    return (
+        f"{one} and {other} would both be written to {output};"
+        " take them one after the other, each with its own --out"
+    )
+
+
 def is_output(path: Path, label: str = "protected") -> bool:
     """Say whether a file is called as outputs of this label are: `NAME.protected.SUFFIX`."""
     return path.stem.lower().endswith(f".{label}")
@@ -170,7 +183,7 @@ def _single_output(out: str | os.PathLike[str] | None, texts: list[str], found: 
 
 
 def _output(found: Found, out: str | os.PathLike[str] | None, label: str) -> Path:
-    name = f"{found.path.stem}.{label}.png"
+    name = result_name(found.path.stem, label)
     if out is None:
         return found.path.with_name(name)
     return Path(out) / found.path.relative_to(found.root).with_name(name)
@@ -182,10 +195,7 @@ def _check_collisions(jobs: list[Job]) -> None:
     for job in jobs:
         place = os.path.normcase(os.path.realpath(job.output))
         if place in owners:
-            raise PlanError(
-                f"{owners[place]} and {job.input} would both be written to {job.output};"
-                " take them one after the other, each with its own --out"
-            )
+            raise PlanError(both_to_one(owners[place], job.input, job.output))
         owners[place] = job.input
         identity = _identity(job.output)
         if identity is not None and (replaced := inputs.get(identity)):

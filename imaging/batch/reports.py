@@ -32,6 +32,11 @@ def line(record: Any, *more: str) -> str:
     return f"done     {record.input} -> {record.output}: {'; '.join(facts)}"
 
 
+def duration(seconds: float) -> str:
+    """Say how long something takes, in seconds or minutes."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 def _plain(value: Any) -> Any:
     """JSON knows no infinity and no NaN; both become null."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 from typer.core import TyperCommand
 
+from imaging.batch.reports import duration
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -148,5 +150,4 @@ class Terminal:
 
     def _time_left(self, done: float) -> str:
         seconds = (time.monotonic() - self._started) * (self._total - done) / max(done, 1e-6)
-        left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-        return f", about {left} left"
+        return f", about {duration(seconds)} left"

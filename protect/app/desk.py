@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from imaging.batch.discover import Job, Plan
+from imaging.batch.discover import Job, Plan, result_name
 from imaging.whole import whole
 
 _LONGEST_STEM = 120
@@ -32,7 +32,7 @@ class Desk:
         jobs, taken = [], set()
         for upload in map(Path, uploads):
             stem = unique(safe_stem(upload.name), taken)
-            jobs.append(Job(upload, self.folder / "results" / f"{stem}.{label}.png"))
+            jobs.append(Job(upload, self.folder / "results" / result_name(stem, label)))
         return Plan(jobs)
 
     def zipped(self, files: Sequence[str | os.PathLike[str]], name: str) -> Path:

@@ -14,7 +14,7 @@ from detect.cli import PROMISE
 from detect.detector import Detector
 from detect.record import Record
 from protect.app import layout, views
-from protect.app.running import Progress, Running
+from protect.app.running import Running
 from protect.app.studio import Studio
 
 
@@ -25,13 +25,10 @@ class DetectTab:
         """Lay the tab out within the current page."""
         self.studio, self.detector = studio, cache(_shipped)
         self.files = layout.pictures()
-        with gr.Row():
-            self.go = gr.Button("Look", variant="primary", elem_id="detect-go")
-            self.cancel = gr.Button("Cancel", variant="stop", interactive=False)
+        self.go, self.cancel = layout.work_buttons("Look", "detect", studio)
         self.status = gr.HTML(elem_id="detect-status", elem_classes="live")
         out = [self.status, self.go, self.cancel]
         self.go.click(self.detect, self.files, out, show_progress="minimal", **layout.WORK)
-        self.cancel.click(self.studio.stop_for, None, None, **layout.AT_ONCE)
 
     def detect(self, files: list[str] | None, request: gr.Request) -> Iterator[list[Any]]:
         """Judge each picture and tell of it."""
@@ -47,11 +44,8 @@ class DetectTab:
                 lambda tell: run(plan, self.detector(), wishes=Wishes(explanations=True), progress=tell),
                 total=len(plan.jobs),
             )
-            for told in self.studio.begin(visitor, running):
-                if isinstance(told, Progress):
-                    yield [views.progress_bar(told, "looking at"), *layout.buttons(busy=True)]
-                else:
-                    records.append(told)
+            for progress in self.studio.follow(visitor, running, records):
+                yield [views.progress_bar(progress, "looking at"), *layout.buttons(busy=True)]
         except (ValueError, OSError, RuntimeError) as error:
             yield [views.sentence(layout.plain(error), wrong=True), *layout.buttons(busy=False)]
             return
@@ -73,7 +67,8 @@ def _answers(records: list[Record], total: int) -> str:
 def _row(record: Record) -> str:
     name = escape(Path(record.path).name)
     if record.status == "failed":
-        return f"<tr><th scope='row'>{name}</th><td>not read</td><td>{escape(record.error or '')}</td></tr>"
+        why = views.without_flags(record.error or "")
+        return f"<tr><th scope='row'>{name}</th><td>not read</td><td>{escape(why)}</td></tr>"
     told = escape("; ".join([*record.warnings, *record.explanation]))
     # A percentage beside "unsure" would be read as the answer that the detector does not give.
     answer = "unsure" if record.label == "unsure" else f"{record.label}, {record.prob_fake:.0%} for generated"

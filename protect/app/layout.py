@@ -1,6 +1,5 @@
 """What the tabs have in common: parts, how work is queued, words for errors."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,8 @@ import gradio as gr
 
 from imaging import PICTURE_SUFFIXES
 from imaging.batch.runner import explain
+from protect.app import views
+from protect.app.studio import Studio
 
 WORK: dict[str, Any] = {
     "concurrency_id": "work",
@@ -20,8 +21,6 @@ SKETCHES: dict[str, Any] = {"concurrency_id": "sketches", "concurrency_limit": 4
 """Sketches are small and end when another is wanted, so they wait for nothing."""
 
 AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-
-_FLAG = re.compile(r"(^|\s)--([a-z]+)(:)?")
 
 
 def pictures(label: str = "Your pictures") -> gr.File:
@@ -42,6 +41,26 @@ def slider(label: str, name: str, *, height: int | None = None) -> gr.ImageSlide
     )
 
 
+def work_buttons(words: str, name: str, studio: Studio) -> tuple[gr.Button, gr.Button]:
+    """Return a button that starts work, called `name`-go, and one beside it that stops the visitor's work."""
+
+    def stop(request: gr.Request) -> None:
+        studio.stop(visitor(request))
+
+    with gr.Row():
+        go = gr.Button(words, variant="primary", elem_id=f"{name}-go")
+        cancel = gr.Button("Cancel", variant="stop", elem_id=f"{name}-cancel", interactive=False)
+    cancel.click(stop, None, None, **AT_ONCE)
+    return go, cancel
+
+
+def download(name: str) -> gr.DownloadButton:
+    """Return the button for all results in one file, hidden until there are some."""
+    return gr.DownloadButton(
+        "Download all as a ZIP file", visible=False, elem_id=f"{name}-zip", variant="primary"
+    )
+
+
 def visitor(request: gr.Request) -> str:
     """Return the name of the browser tab that asks."""
     return str(request.session_hash)
@@ -49,9 +68,7 @@ def visitor(request: gr.Request) -> str:
 
 def plain(error: Exception, path: str | None = None) -> str:
     """Say in one line what went wrong, without the flags of a command line."""
-    text = explain(error, None if path is None else Path(path))
-    text = text.replace(" (unexpected; --traceback shows where)", "")
-    return _FLAG.sub(lambda found: "" if found[3] else f"{found[1]}the choice of {found[2]}", text).strip()
+    return views.without_flags(explain(error, None if path is None else Path(path)))
 
 
 def buttons(*, busy: bool) -> tuple[Any, Any]:

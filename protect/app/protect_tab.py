@@ -16,7 +16,7 @@ from imaging.picture import Picture
 from imaging.quantize import quantize
 from protect.app import layout, views, wishes
 from protect.app.desk import Desk
-from protect.app.running import Progress, Running, Stopped
+from protect.app.running import Running, Stopped
 from protect.app.studio import Studio
 from protect.app.wishes import PURPOSES, STRENGTHS, Wish
 from protect.command.batch import Recipe, Record, run
@@ -96,16 +96,12 @@ class ProtectTab:
             self.steps = gr.Number(
                 label="Steps (empty: the method's own)", value=None, precision=0, minimum=1, maximum=10_000
             )
-        with gr.Row():
-            self.go = gr.Button("Protect", variant="primary", elem_id="protect-go")
-            self.cancel = gr.Button("Cancel", variant="stop", elem_id="protect-cancel", interactive=False)
+        self.go, self.cancel = layout.work_buttons("Protect", "protect", self.studio)
         self.status = gr.HTML(elem_id="protect-status", elem_classes="live")
 
     def _show(self) -> None:
         self.results = gr.State([])
-        self.download = gr.DownloadButton(
-            "Download all as a ZIP file", visible=False, elem_id="protect-zip", variant="primary"
-        )
+        self.download = layout.download("protect")
         self.which = gr.Dropdown([], label="Picture", visible=False, elem_id="protect-which")
         self.slider = layout.slider("Before and after", "protect-slider")
         self.figures = gr.HTML(elem_id="protect-figures")
@@ -140,7 +136,6 @@ class ProtectTab:
         shown = [self.slider, self.change, self.figures, self.edits, self.edit_words]
         out = [self.status, self.go, self.cancel, self.download, self.which, self.results, self.thief, *shown]
         self.go.click(self.protect, [*asked, self.face], out, show_progress="minimal", **layout.WORK)
-        self.cancel.click(self.studio.stop_for, None, None, **layout.AT_ONCE)
         self.which.input(self.shown, [self.results, self.which], shown, **layout.AT_ONCE)
         self.edit.click(
             self.edited,
@@ -212,14 +207,11 @@ class ProtectTab:
                 wish = _with_mask(wish, files, face)
             recipe, chosen = wishes.recipe_of(wish)
             plan = desk.plan(files, label="protected")
-            surrogate = cache(partial(self.studio.surrogate, wish.made, chosen))
+            surrogate = cache(partial(self.studio.surrogate, recipe.method, chosen))
             running = Running(lambda tell: run(plan, recipe, surrogate, progress=tell), total=len(plan.jobs))
             yield self._told("Loading the model …", busy=True)
-            for told in self.studio.begin(visitor, running):
-                if isinstance(told, Progress):
-                    yield self._telling(views.progress_bar(told, "protecting"), busy=True)
-                else:
-                    records.append(told)
+            for progress in self.studio.follow(visitor, running, records):
+                yield self._telling(views.progress_bar(progress, "protecting"), busy=True)
             last = self._finished(records, len(files), desk, recipe, chosen.members[0])
         except (ValueError, OSError, RuntimeError) as error:
             last = self._told(layout.plain(error), wrong=True)

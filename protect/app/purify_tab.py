@@ -10,7 +10,7 @@ import gradio as gr
 from diffusion.choice import choose
 from imaging.io import read
 from protect.app import layout, views, wishes
-from protect.app.running import Progress, Running
+from protect.app.running import Running
 from protect.app.studio import Studio
 from purify.batch import Recipe, Record, run
 from purify.cli import PROMISE
@@ -44,14 +44,10 @@ class PurifyTab:
                     step=10,
                     label="How deep into the noise? More removes more, and changes more",
                 )
-                with gr.Row():
-                    self.go = gr.Button("Purify", variant="primary", elem_id="purify-go")
-                    self.cancel = gr.Button("Cancel", variant="stop", interactive=False)
+                self.go, self.cancel = layout.work_buttons("Purify", "purify", studio)
                 self.status = gr.HTML(elem_id="purify-status", elem_classes="live")
             with gr.Column():
-                self.download = gr.DownloadButton(
-                    "Download all as a ZIP file", visible=False, elem_id="purify-zip", variant="primary"
-                )
+                self.download = layout.download("purify")
                 self.slider = layout.slider("The first picture, before and after", "purify-slider")
         self.method.change(
             lambda name: gr.update(visible="t" in options(name)), self.method, self.t, **layout.AT_ONCE
@@ -59,7 +55,6 @@ class PurifyTab:
         out = [self.status, self.go, self.cancel, self.download, self.slider]
         asked = [self.files, self.method, self.model, self.t]
         self.go.click(self.purify, asked, out, show_progress="minimal", **layout.WORK)
-        self.cancel.click(self.studio.stop_for, None, None, **layout.AT_ONCE)
 
     def purify(
         self, files: list[str] | None, method: str, model: str, t: float, request: gr.Request
@@ -86,11 +81,8 @@ class PurifyTab:
             plan = desk.plan(files, label="purified")
             running = Running(lambda tell: run(plan, recipe, purifier, progress=tell), total=len(plan.jobs))
             yield _telling(views.sentence("Loading the model …"), busy=True)
-            for told in self.studio.begin(visitor, running):
-                if isinstance(told, Progress):
-                    yield _telling(views.progress_bar(told, "purifying"), busy=True)
-                else:
-                    records.append(told)
+            for progress in self.studio.follow(visitor, running, records):
+                yield _telling(views.progress_bar(progress, "purifying"), busy=True)
             done = [record for record in records if record.output is not None]
             status = views.outcome(records, len(files), [f"Model: {recipe.model or 'none'}.", PROMISE])
             if not done:

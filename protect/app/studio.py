@@ -1,16 +1,14 @@
 """What one server holds for its visitors: a desk for each, work in hand, the model that was loaded last."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-
-import gradio as gr
 
 from diffusion.choice import Choice
 from diffusion.model import DiffusionModel
 from protect.app.desk import Desk
-from protect.app.running import Running, Stopped
+from protect.app.running import Progress, Record, Running, Stopped
 from protect.ensemble import Models
 from protect.method import ProtectionMethod
 from protect.methods import create
@@ -36,15 +34,15 @@ class Studio:
                 self._desks[visitor] = Desk(self.root)
             return self._desks[visitor]
 
-    def begin(self, visitor: str, running: Running) -> Running:
-        """Note the visitor's work, so that he can stop it, and return it."""
+    def follow(self, visitor: str, running: Running[Record], made: list[Record]) -> Iterator[Progress]:
+        """Do the visitor's work, which he can stop: put what is done into `made` and yield how far it is."""
         with self._lock:
             self._work[visitor] = running
-        return running
-
-    def stop_for(self, request: gr.Request) -> None:
-        """Stop the work of the visitor who asks for it."""
-        self.stop(str(request.session_hash))
+        for told in running:
+            if isinstance(told, Progress):
+                yield told
+            else:
+                made.append(told)
 
     def stop(self, visitor: str) -> None:
         """Stop the visitor's work at its next step."""
@@ -99,13 +97,11 @@ class Studio:
         """The built-in model, kept for sketches: it is small."""
         return Choice("builtin").load(offline=True)
 
-    def model(
-        self, choice: Choice, method: ProtectionMethod | None = None, *, whole: bool = False
-    ) -> DiffusionModel:
+    def model(self, choice: Choice, method: ProtectionMethod | None = None) -> DiffusionModel:
         """Return one model, for a method or to edit with, and keep it until another is asked for."""
-        if method is not None and method.origin is not None and not whole:
+        if method is not None and method.origin is not None:
             return load_for(method, choice, offline=True)
-        denoiser = whole or method is None or method.needs_denoiser
+        denoiser = method is None or method.needs_denoiser
         key = (choice, denoiser)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # two large models would not fit

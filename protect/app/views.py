@@ -1,11 +1,13 @@
 """What the page shows of a picture: small versions, the part in its middle, changes, edits, figures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from diffusion.model import DiffusionModel
+from imaging.batch.reports import duration
 from imaging.io import write
 from imaging.picture import Images, Picture, on_white
 from imaging.sheet import magnified
@@ -22,6 +24,8 @@ SHOWN_SIDE = 1024
 
 _SEED = 1000
 """Of a thief's noise: not that of a protection."""
+
+_FLAG = re.compile(r"(^|\s)--([a-z]+)(:)?")
 
 _HANDLED = {
     "file": "in the file",
@@ -110,25 +114,27 @@ def outcome(records: Sequence[Any], total: int, said: Sequence[str]) -> str:
 def _told(record: Any) -> str:
     name = escape(Path(record.input).name)
     if record.status == "failed":
-        return f"<li><b>{name}</b>: not done. {escape(record.error or '')}</li>"
+        return f"<li><b>{name}</b>: not done. {escape(without_flags(record.error or ''))}</li>"
     facts = f"no value changed by more than {record.linf:.3g} of 255, likeness {record.ssim:.3f} of 1"
     notes = "".join(f" {escape(note)}." for note in record.notes)
-    return f"<li><b>{name}</b>: done in {_duration(record.seconds)}; {facts}.{notes}</li>"
+    return f"<li><b>{name}</b>: done in {duration(record.seconds)}; {facts}.{notes}</li>"
 
 
 def progress_bar(progress: Progress, verb: str) -> str:
     """Return a bar with words, read aloud by screen readers as it changes."""
     left = progress.seconds_left
-    guess = "" if left is None else f", about {_duration(left)} left"
+    guess = "" if left is None else f", about {duration(left)} left"
     at = f" ({escape(progress.name)})" if progress.name else ""
     words = f"{verb} picture {min(progress.finished + 1, progress.total)} of {progress.total}{at}{guess}"
     return f"<progress max='1' value='{progress.share:.3f}' aria-label='progress'></progress><p>{words}</p>"
 
 
+def without_flags(reason: str) -> str:
+    """Return why something failed in the words of a page: a command line's flags mean nothing there."""
+    reason = reason.replace(" (unexpected; --traceback shows where)", "")
+    return _FLAG.sub(lambda found: "" if found[3] else f"{found[1]}the choice of {found[2]}", reason).strip()
+
+
 def sentence(text: str, *, wrong: bool = False) -> str:
     """Return a line for people, marked where something went wrong."""
     return f"<p class='{'wrong' if wrong else 'fine'}'>{escape(text)}</p>"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

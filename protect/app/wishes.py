@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from diffusion.known import KNOWN
 from diffusion.load import available
 from imaging.picture import Picture
+from protect.cli import STRENGTHS as LEVELS
 from protect.collective import CollectiveMethod
 from protect.command.batch import Recipe
 from protect.command.session import recipe_for
@@ -35,13 +36,14 @@ PURPOSES: dict[str, Purpose] = {
     "instant": Purpose("Changing it, and I have no time: one moment per picture, weaker", "instant"),
 }
 
-STRENGTHS: dict[str, tuple[str, int]] = {
-    "light": ("Light: hardly to be seen", 6),
-    "standard": ("Standard: visible in flat parts when looked for", 8),
-    "strong": ("Strong: visible as a fine grain", 12),
-    "max": ("Most: plainly visible, hardest to undo", 16),
+_STRENGTHS = {
+    "light": "Light: hardly to be seen",
+    "standard": "Standard: visible in flat parts when looked for",
+    "strong": "Strong: visible as a fine grain",
+    "max": "Most: plainly visible, hardest to undo",
 }
-"""Words and levels, of 255."""
+STRENGTHS = {name: (_STRENGTHS[name], level) for name, level in LEVELS.items()}
+"""Words, and the command's levels of 255."""
 
 HANDLING = {"jpeg": "saving as JPEG", "resize": "being made smaller", "blur": "a little blur"}
 

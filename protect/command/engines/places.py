@@ -226,7 +226,7 @@ def _is_folder(place: str) -> bool:
 
 
 def _output(found: _Found, out: str | None) -> str:
-    name = f"{found.relative.stem}.protected.png"
+    name = discover.result_name(found.relative.stem)
     if out is None:
         return _joined(found.place.rpartition("/")[0], name) if "/" in found.place else name
     below = found.relative.with_name(name)
@@ -238,10 +238,7 @@ def _check_collisions(errands: Sequence[Errand]) -> None:
     inputs = {errand.input for errand in errands}
     for errand in errands:
         if errand.output in owners:
-            raise PlanError(
-                f"{owners[errand.output]} and {errand.input} would both be written to {errand.output};"
-                " take them one after the other, each with its own --out"
-            )
+            raise PlanError(discover.both_to_one(owners[errand.output], errand.input, errand.output))
         if errand.output in inputs:
             raise PlanError(f"the result {errand.output} would replace an input; choose another --out")
         owners[errand.output] = errand.input
