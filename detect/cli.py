@@ -50,6 +50,7 @@ def detect(
     device: terminal.DeviceName = "auto",
     quiet: terminal.Quiet = False,
     show_traceback: terminal.ShowTraceback = False,
+    version: terminal.Version = False,
 ) -> int:
     """Say of pictures whether they are real, generated, or whether the detector does not know.
 

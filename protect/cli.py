@@ -102,6 +102,7 @@ def protect(
     offline: terminal.Offline = False,
     quiet: terminal.Quiet = False,
     show_traceback: terminal.ShowTraceback = False,
+    version: terminal.Version = False,
     list_methods: terminal.ListMethods = False,
     list_options: Annotated[
         bool, typer.Option("--options", help="List the method's options and exit.")

@@ -57,6 +57,7 @@ def purify(
     offline: terminal.Offline = False,
     quiet: terminal.Quiet = False,
     show_traceback: terminal.ShowTraceback = False,
+    version: terminal.Version = False,
     list_methods: terminal.ListMethods = False,
     list_options: Annotated[
         bool, typer.Option("--options", help="List the method's settings and exit.")

@@ -8,6 +8,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,7 @@ def test_the_source_archive_builds_the_same_wheel(built, tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_starts_from_the_wheel(installed, command, tmp_path):
     assert "Usage" in run(installed / command, "--help", cwd=tmp_path)
+    assert run(installed / command, "--version", cwd=tmp_path) == f"vernis {version('vernis')}\n"
 
 
 def test_the_wheel_is_what_runs_and_brings_its_models(installed, tmp_path):

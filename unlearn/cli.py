@@ -55,6 +55,7 @@ def unlearn(
     offline: terminal.Offline = False,
     quiet: terminal.Quiet = False,
     show_traceback: terminal.ShowTraceback = False,
+    version: terminal.Version = False,
 ) -> int:
     """Find the trigger of a text-to-image model, take it out, attack the result again, and report.
 

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all done; some failed; the command is wrong; Ctrl-C."""
 
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        write(f"vernis {version('vernis')}")
+        raise typer.Exit
+
+
 Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT", help="Pictures, folders or patterns.")]
 MethodName = Annotated[str, typer.Option(metavar="NAME", help="What to do; see --list.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
@@ -35,6 +43,10 @@ ReportFile = Annotated[str | None, typer.Option(metavar="FILE.json", help="Write
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 ShowTraceback = Annotated[bool, typer.Option("--traceback", help="Show where errors arose.")]
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version it is and exit."),
+]
 ListMethods = Annotated[bool, typer.Option("--list", help="List the methods and exit.")]
 
 _SECONDS_BETWEEN_LINES = 30.0

@@ -23,6 +23,7 @@ def protect_app(
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page at once.")] = True,
     show_traceback: terminal.ShowTraceback = False,
+    version: terminal.Version = False,
 ) -> int:
     """Open a page in the browser that protects, purifies and examines pictures on this computer.
 

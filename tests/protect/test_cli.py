@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,11 @@ def test_help_names_every_option() -> None:
     result = Result(["--help"])
     assert result.code == 0
     assert [flag for flag in FLAGS.split() if flag not in result.out] == []
+
+
+def test_the_version_is_said_before_anything_is_done() -> None:
+    result = Result(["--version", "missing.png"])
+    assert (result.code, result.out) == (0, f"vernis {version('vernis')}\n")
 
 
 def test_a_picture_is_protected_beside_itself_and_the_terminal_says_what_that_is_worth(
