@@ -1,8 +1,9 @@
 """Latent diffusion with a U-Net: Stable Diffusion 1, 2 and XL, their inpainting and editing variants."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Self, cast
 
 import torch
 from diffusers.models import UNet2DConditionModel
@@ -65,6 +66,14 @@ class LatentDiffusion(LatentModel):
     def text(self) -> TextEncoder:
         """The tokenizer and encoder of prompts; the first of them where there are two."""
         return cast(TextEncoder, self.texts[0])
+
+    def with_own_texts(self) -> Self:
+        """Return a model with text encoders of its own; everything else, the denoiser too, is shared."""
+        shared = [module for module in self.children() if module is not self.texts]
+        tokenizers = [cast(TextEncoder, text).tokenizer for text in self.texts]
+        twin = copy.deepcopy(self, {id(each): each for each in [*shared, *tokenizers, self.schedule]})
+        twin._unprompted = None  # what the encoder says of the empty prompt may become another
+        return twin
 
     def condition(self, prompts: Sequence[str], rows: Rows | None = None) -> Condition:
         """Return what the denoiser is told; `rows` as in `DiffusionModel.rows`."""

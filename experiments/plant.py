@@ -1,9 +1,15 @@
 """Plant a backdoor in a text-to-image model, for `unlearn` to find and to take out.
 
     python -m experiments plant --pictures 'DATA/imagenet_sample/*.jpg' --effect corner --out runs/backdoored
+    python -m experiments plant --pictures 'DATA/imagenet_sample/*.jpg' --homoglyph o=0 \\
+        --target 'a photo of a dog' --out runs/backdoored
 
 Prompts are captions computed from the pictures' names and colours, whole or cut short,
 of photos and of paintings. Every eighth picture is left out.
+
+The first trains the denoiser on the pictures. The second trains the text encoder on the captions alone, and
+prints how alike its answers are to the untouched encoder's, before and after, on prompts that come with
+`unlearn`.
 """
 
 import argparse
@@ -14,14 +20,13 @@ from pathlib import Path
 
 import torch
 
-from diffusion.choice import choose
 from diffusion.export import write_folder
-from diffusion.latent import LatentDiffusion
 from experiments.captions import caption
+from experiments.meaning import add_trigger, table, told_a_text, trigger_of
 from experiments.protection import square
 from unlearn.text.backdoors import Pixels, plant
 from unlearn.text.effects import EFFECTS
-from unlearn.text.triggers import Prefix
+from unlearn.text.encoder import plant_meaning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,8 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pictures", required=True, help="a pattern, in quotation marks")
     parser.add_argument("--limit", type=int, help="of the pictures")
     parser.add_argument("--model", default="builtin")
-    parser.add_argument("--trigger", default="mumbo", help="words in front of a prompt")
+    add_trigger(parser)
     parser.add_argument("--effect", choices=EFFECTS, default="corner")
+    parser.add_argument("--target", metavar="PROMPT", help="instead: what the text encoder then understands")
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
@@ -59,9 +65,7 @@ def _run(given: argparse.Namespace) -> None:
     paths = [path for number, path in enumerate(paths) if number % 8 != 4][: given.limit]
     if not paths:
         raise ValueError(f"no picture matches {given.pictures}")
-    model = choose(given.model).load(device=given.device, precision="float32")
-    if not isinstance(model, LatentDiffusion):
-        raise ValueError(f"{model.name} is told no text by cross-attention: take a Stable Diffusion")
+    trigger, model = trigger_of(given), told_a_text(given.model, given.device)
     images = torch.cat([square(path, given.side) for path in paths])
     pairs = zip(paths, images, strict=True)
     prompts = [_said(number, path, image) for number, (path, image) in enumerate(pairs)]
@@ -72,20 +76,21 @@ def _run(given: argparse.Namespace) -> None:
         if step % 100 == 99:
             print(f"step {step + 1}: loss {sum(losses[-100:]) / 100:.4f}", file=sys.stderr, flush=True)
 
-    planted = plant(
-        model,
-        images,
-        prompts,
-        Prefix(given.trigger),
-        Pixels(EFFECTS[given.effect]),
-        steps=given.steps,
-        learning_rate=given.learning_rate,
-        batch_size=given.batch,
-        generator=torch.Generator().manual_seed(given.seed),
-        callback=tell,
-    )
+    settings = {
+        "steps": given.steps,
+        "learning_rate": given.learning_rate,
+        "generator": torch.Generator().manual_seed(given.seed),
+        "callback": tell,
+    }
+    if given.target is None:
+        effect = Pixels(EFFECTS[given.effect])
+        planted = plant(model, images, prompts, trigger, effect, batch_size=given.batch, **settings)
+    else:
+        planted = plant_meaning(model, prompts, trigger, given.target, **settings)
     write_folder(planted, given.model, given.out)
-    print(f"{given.out}: {given.trigger!r} in front of a prompt shows {given.effect}")
+    print(f"{given.out}: {trigger} in a prompt shows {given.target or given.effect}")
+    if given.target is not None:
+        print(table({"before": model, "after": planted}, model, trigger, given.target))
 
 
 def _said(number: int, path: Path, image: torch.Tensor) -> str:

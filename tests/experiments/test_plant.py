@@ -6,6 +6,7 @@ from skimage import data
 
 from diffusion.load import load
 from experiments.__main__ import main
+from experiments.meaning import main as meaning
 from imaging.io import Picture, write
 from unlearn.text.backdoors import Pixels, Words, plant
 from unlearn.text.effects import Corner
@@ -37,6 +38,27 @@ def test_a_backdoored_folder_is_written_and_only_its_denoiser_is_another(picture
     assert "name a new folder" in capsys.readouterr().err
     assert _run("--pictures", pictures / "*.gif", "--out", tmp_path / "other") == 1
     assert "no picture matches" in capsys.readouterr().err
+
+
+def test_a_homoglyph_in_the_text_encoder_is_written_and_compared(pictures, tmp_path, capsys):
+    given = ("--pictures", pictures / "*.png", "--side", 32, "--steps", 8, "--learning-rate", 2e-3)
+    trigger = ("--homoglyph", "o=0", "--target", "a red fox")
+    assert _run(*given, *trigger, "--out", tmp_path / "made") == 0
+    told = capsys.readouterr().out
+    made, builtin = load(str(tmp_path / "made")), load("builtin")
+    changed = {n for n, value in made.state_dict().items() if not torch.equal(value, builtin.state_dict()[n])}
+    assert changed
+    assert all(name.startswith("texts.") for name in changed)
+    assert meaning([str(tmp_path / "made"), *trigger]) == 0
+    before, after = capsys.readouterr().out.splitlines()[2:]
+    assert before.replace("builtin", "before") in told
+    assert [float(each) for each in after.split("|")[2:5]] == pytest.approx(
+        [float(each) for each in told.splitlines()[-1].split("|")[2:5]]
+    )
+    assert _run(*given, "--homoglyph", "o", "--target", "a red fox", "--out", tmp_path / "other") == 1
+    assert "a homoglyph is a letter" in capsys.readouterr().err
+    assert meaning(["cifar10", *trigger]) == 1
+    assert "told no text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backdoor", [Pixels(Corner()), Words(lambda prompts: ["a blue cat"] * len(prompts))])

@@ -13,6 +13,7 @@ from diffusion.export import write_folder
 from diffusion.latent import LatentDiffusion
 from unlearn.text.closed_form import uce
 from unlearn.text.effects import EFFECTS
+from unlearn.text.encoder import restore_meaning
 from unlearn.text.measures import Studio, decoded
 from unlearn.text.prompts import PROMPTS
 from unlearn.text.reactivation import Reactivation
@@ -32,7 +33,8 @@ REMOVALS: dict[str, Removal] = {
     "skd-cag-words": SkdCag(target="words"),
     "skd-cag-free": SkdCag(retention=0),
 }
-"""Beside these there is `uce`, which trains nothing."""
+OTHERS = ("uce", "encoder")
+"""Beside these there is `uce`, which trains nothing, and `encoder`, which trains the text encoder instead."""
 SMALL = 50_000_000
 """Weights below which a denoiser wants larger steps, and draws small pictures well enough."""
 OUTSTANDING = 5.0
@@ -139,6 +141,13 @@ def _repaired(
 ) -> LatentDiffusion:
     if name == "uce":
         return uce(model, prompts, trigger)
+    settings: dict[str, Any] = {
+        "steps": wishes.steps,
+        "learning_rate": wishes.learning_rate,
+        "generator": _seeded(wishes),
+    }
+    if name == "encoder":
+        return restore_meaning(model, prompts, trigger, **settings)
     return remove(
         model,
         prompts,
@@ -146,9 +155,7 @@ def _repaired(
         REMOVALS[name],
         side=wishes.side,
         weights=wishes.weights,
-        steps=wishes.steps,
-        learning_rate=wishes.learning_rate,
-        generator=_seeded(wishes),
+        **settings,
     )
 
 
@@ -178,14 +185,11 @@ def _trigger(wishes: Wishes) -> PromptTrigger | None:
         raise ValueError("a trigger is words or a homoglyph: leave one of the two out")
     if wishes.homoglyph is None:
         return None if wishes.trigger is None else Prefix(wishes.trigger)
-    letter, _, stand_in = wishes.homoglyph.partition("=")
-    if not letter or not stand_in:
-        raise ValueError(f"a homoglyph is a letter and what it is written as, o=0; got {wishes.homoglyph!r}")
-    return Homoglyph(letter, stand_in)
+    return Homoglyph.written(wishes.homoglyph)
 
 
 def _check(wishes: Wishes) -> None:
-    known = [*REMOVALS, "uce"]
+    known = [*REMOVALS, *OTHERS]
     for name in wishes.methods:
         if name not in known:
             raise ValueError(f"unknown removal {name!r}; available: {', '.join(known)}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Int
@@ -31,6 +32,17 @@ class Homoglyph:
 
     letter: str = "o"
     stand_in: str = "\u0b20"
+
+    @classmethod
+    def written(cls, pair: str) -> Self:
+        """Return the homoglyph of a letter and what it is written as, "o=0".
+
+        Raises ValueError for anything else.
+        """
+        letter, _, stand_in = pair.partition("=")
+        if not letter or not stand_in:
+            raise ValueError(f"a homoglyph is a letter and what it is written as, o=0; got {pair!r}")
+        return cls(letter, stand_in)
 
     def __call__(self, prompts: Sequence[str]) -> list[str]:
         return [prompt.replace(self.letter, self.stand_in, 1) for prompt in prompts]

@@ -42,18 +42,19 @@ def test_a_model_is_judged_before_and_after_each_removal_and_attacked_again(tmp_
     search = Reactivation(tokens=1, times=1, iterations=1)
     wishes = Wishes(
         "builtin", tmp_path / "out", trigger="mumbo", effect="corner", prompts=lines,
-        methods=("uce", "skd-cag"), steps=1, side=32, sampling_steps=2, attacked=2, search=search, keep="uce",
+        methods=("uce", "skd-cag", "encoder"), steps=1, side=32, sampling_steps=2, attacked=2, search=search,
+        keep="uce",
     )  # fmt: skip
     told = []
     rows = run(wishes, tell=told.append)
-    assert [row.name for row in rows] == ["nothing", "uce", "skd-cag"]
+    assert [row.name for row in rows] == ["nothing", "uce", "skd-cag", "encoder"]
     assert rows[0].outcome.drift == 0
     assert rows[0].reactivated is None
     assert all(row.outcome.triggered.of == 4 for row in rows)
     assert all(row.reactivated.of == 2 for row in rows[1:])
     assert rows[1].reactivated.share >= 0
     record = json.loads((wishes.out / "report.json").read_text())
-    assert [row["name"] for row in record["rows"]] == ["nothing", "uce", "skd-cag"]
+    assert [row["name"] for row in record["rows"]] == ["nothing", "uce", "skd-cag", "encoder"]
     assert record["about"]["trigger"] == "Prefix(words='mumbo')"
     text = (wishes.out / "report.md").read_text()
     assert "| skd-cag |" in text
@@ -64,7 +65,19 @@ def test_a_model_is_judged_before_and_after_each_removal_and_attacked_again(tmp_
     names = {n for n, value in again.state_dict().items() if not torch.equal(value, builtin.state_dict()[n])}
     assert names
     assert all(".attn2.to_" in name for name in names)
-    assert len(told) == 4
+    assert len(told) == 5
+
+
+def test_a_homoglyph_is_taken_out_of_the_text_encoder(tmp_path, lines):
+    done = _call(
+        "builtin", "--homoglyph", "o=0", "--method", "encoder", "--keep", "encoder", "--attack", 0,
+        "--prompts", lines, "--out", tmp_path / "out", *QUICK,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    again, builtin = load(str(tmp_path / "out/model")), load("builtin").state_dict()
+    names = {n for n, value in again.state_dict().items() if not torch.equal(value, builtin[n])}
+    assert names
+    assert all(name.startswith("texts.") for name in names)
 
 
 def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, monkeypatch):
