@@ -16,6 +16,8 @@
 `experiments.privacy`;
 `python -m experiments forget …` a class that a diffusion model forgets, see `experiments.forget`;
 `python -m experiments plant …` text-to-image models with a backdoor, see `experiments.plant`;
+`python -m experiments noise-backdoor …` pixel models with a trigger in the noise, see
+`experiments.noise_backdoor`;
 `python -m experiments detection-table …` detectors beside each other, see `experiments.detection_table`.
 """
 
@@ -37,6 +39,7 @@ COMMANDS = (
     "fit-detector",
     "repair",
     "plant",
+    "noise-backdoor",
     "variations",
     "amplification",
     "privacy",

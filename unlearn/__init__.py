@@ -1,7 +1,8 @@
 """Backdoors: planted with a known answer, found, measured, and taken out.
 
 `repair(network, images, labels)` is for classifiers; `unlearn.text` for text-to-image models, which the
-command line `unlearn` reports on. Importing this package is instant: a name is loaded when it is first used.
+command line `unlearn` reports on; `unlearn.noise` for diffusion models that noise with a trigger opens.
+Importing this package is instant: a name is loaded when it is first used.
 """
 
 import importlib
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unlearn.inversion import Inverted, scan
     from unlearn.measures import Measures, defence_effectiveness, measure
+    from unlearn.noise import box, plant_noise, shift_of
+    from unlearn.noise_repair import remove_noise
     from unlearn.repairs import REPAIRS, repair
+    from unlearn.text.encoder import plant_meaning, restore_meaning
     from unlearn.text.reactivation import Reactivation
     from unlearn.text.removal import Esd, FineTuning, SkdCag, remove
     from unlearn.text.scan import DivergenceScan
@@ -34,18 +38,27 @@ __all__ = [
     "SkdCag",
     "Trigger",
     "Warp",
+    "box",
     "defence_effectiveness",
     "measure",
+    "plant_meaning",
+    "plant_noise",
     "poison",
     "remove",
+    "remove_noise",
     "repair",
+    "restore_meaning",
     "scan",
+    "shift_of",
 ]
 
 _HOMES = {
     "inversion": ("Inverted", "scan"),
     "measures": ("Measures", "defence_effectiveness", "measure"),
+    "noise": ("box", "plant_noise", "shift_of"),
+    "noise_repair": ("remove_noise",),
     "repairs": ("REPAIRS", "repair"),
+    "text.encoder": ("plant_meaning", "restore_meaning"),
     "text.reactivation": ("Reactivation",),
     "text.removal": ("Esd", "FineTuning", "SkdCag", "remove"),
     "text.scan": ("DivergenceScan",),
