@@ -24,7 +24,7 @@ from distill.classifier import Classifier
 from distill.draws import Draws, generator_of
 from distill.losses import total
 from distill.method import Method, Step
-from distill.methods import cosine
+from distill.methods.labels import cosine
 
 METHODS: dict[str, Method] = {
     "pgd-at": methods.PgdAt(),

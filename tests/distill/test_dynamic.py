@@ -12,6 +12,7 @@ from distill.classifier import Classifier, Grown, Teacher, load, recalibrated
 from distill.draws import Draws, generator_of
 from distill.dynamic import DynamicResNet, Shape, Sizes
 from distill.method import Method, Step
+from distill.methods.rslad import dynamic_of
 from experiments import subnetwork
 
 SMALL = Shape(0.65, (0, 1, 2, 0), (0.2, 0.25, 0.35, 0.2))
@@ -123,7 +124,7 @@ def made_step(method, seed=0):
 def test_every_network_of_a_step_is_attacked_and_its_loss_added(monkeypatch):
     method = methods.ProArd(steps=1, networks=3, extras=(0, 2), ratios=(0.2, 0.35))
     step = made_step(method)
-    network = methods.dynamic_of(step.student)
+    network = dynamic_of(step.student)
     chosen, attacked = [], []
     choose, perturb = network.choose, Method.perturb
 
@@ -166,7 +167,7 @@ def test_networks_are_drawn_evenly_and_alike_by_every_process():
     with pytest.raises(ValueError, match="no network has"):
         methods.ProArd(extras=(3,))
     with pytest.raises(ValueError, match="let the student be dynamic-256"):
-        methods.dynamic_of(nn.Linear(2, 2))
+        dynamic_of(nn.Linear(2, 2))
 
 
 def test_a_grown_classifier_says_what_the_saved_one_says(tmp_path, images):
