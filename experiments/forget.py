@@ -82,6 +82,13 @@ def _run(given: argparse.Namespace) -> None:
         f"{given.sampling_steps} steps": sample(model, labels, steps=given.sampling_steps, seed=given.seed),
         "one step": at_once(model),
     }
+    sums: list[float] = []
+
+    def tell(step: int, found: Tensor) -> None:
+        sums.append(float(found))
+        if step % 50 == 49:
+            print(f"step {step + 1}: loss {sum(sums[-50:]) / 50:.2f}", file=sys.stderr, flush=True)
+
     started = time.perf_counter()
     student = method.distil(
         model.to(given.device),
@@ -90,6 +97,7 @@ def _run(given: argparse.Namespace) -> None:
         steps=given.steps,
         batch_size=given.batch,
         generator=torch.Generator().manual_seed(given.seed),
+        callback=tell,
     ).cpu()
     seconds = time.perf_counter() - started
     pictures["one step, after forgetting"] = at_once(student)

@@ -1,12 +1,13 @@
 """Forget a class: score forgetting distillation of a class-conditional diffusion model, without data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from diffusion.finetune import Progress
 from diffusion.losses import Losses, squared_error
 from diffusion.model import Condition, DiffusionModel
 from diffusion.samplers import draw
@@ -53,6 +54,7 @@ class Forgetting:
         steps: int,
         batch_size: int = 32,
         generator: torch.Generator | None = None,
+        callback: Progress | None = None,
     ) -> Model:
         """Return the generator, frozen; `generated` draws with it. `model` stays as it is.
 
@@ -63,6 +65,7 @@ class Forgetting:
             steps: updates of either network.
             batch_size: pictures of other classes per update; a quarter as many are of the forgotten one.
             generator: of classes, times and noises.
+            callback: as for `diffusion.finetune.train`, told the generator's weighted sum of both losses.
 
         Raises ValueError for classes that there are not, NonFiniteError for a loss that is not finite.
         """
@@ -71,24 +74,29 @@ class Forgetting:
             absent = ", ".join(sorted(lacking))
             raise ValueError(f"the model is not told {absent}; it knows {', '.join(classes)}")
         student, score = (model.trainable_copy().eval() for _ in range(2))
-        optimisers = [self._adam(each) for each in (score, student)]
         remain = [name for name in classes if name != self.forget]
-        for _ in range(steps):
-            for network, optimiser, loss in zip(
-                (score, student), optimisers, (self.score_loss, self.generator_loss), strict=True
-            ):
-                total = torch.zeros(())
-                for names, weight in ((remain, 1.0), ([self.forget], self.forget_weight)):
-                    size = batch_size if weight == 1.0 else max(1, batch_size // 4)
-                    drawn = torch.randint(len(names), (size,), generator=generator)
-                    told = [names[int(number)] for number in drawn]
-                    found = finite(loss(model, student, score, told, like, generator).mean())
-                    total = total.to(found) + weight * found
-                weights = list(network.denoiser.parameters())
-                slopes = torch.autograd.grad(total, weights, materialize_grads=True)
-                for each, slope in zip(weights, slopes, strict=True):
-                    each.grad = slope.clamp(-self.clip, self.clip)
-                optimiser.step()
+
+        def updated(network: DiffusionModel, adam: torch.optim.Adam, loss: Callable[..., Losses]) -> Tensor:
+            total = torch.zeros(())
+            for names, weight in ((remain, 1.0), ([self.forget], self.forget_weight)):
+                size = batch_size if weight == 1.0 else max(1, batch_size // 4)
+                drawn = torch.randint(len(names), (size,), generator=generator)
+                told = [names[int(number)] for number in drawn]
+                found = finite(loss(model, student, score, told, like, generator).mean())
+                total = total.to(found) + weight * found
+            weights = list(network.denoiser.parameters())
+            slopes = torch.autograd.grad(total, weights, materialize_grads=True)
+            for each, slope in zip(weights, slopes, strict=True):
+                each.grad = slope.clamp(-self.clip, self.clip)
+            adam.step()
+            return total.detach()
+
+        scores, students = self._adam(score), self._adam(student)
+        for step in range(steps):
+            updated(score, scores, self.score_loss)
+            total = updated(student, students, self.generator_loss)
+            if callback is not None:
+                callback(step, total[None])
         return student.freeze()
 
     def score_loss(

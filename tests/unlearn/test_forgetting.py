@@ -90,11 +90,15 @@ def test_the_scores_loss_is_the_error_of_the_noise_in_what_is_drawn(teacher):
 
 def test_the_teacher_stays_and_the_generator_is_frozen_and_reproducible(teacher):
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    told = []
 
     def made():
-        return METHOD.distil(teacher, CLASSES, LIKE, steps=2, batch_size=4, generator=_seeded())
+        settings = {"steps": 2, "batch_size": 4, "generator": _seeded()}
+        return METHOD.distil(teacher, CLASSES, LIKE, callback=lambda *found: told.append(found), **settings)
 
     student = made()
+    assert [step for step, _ in told] == [0, 1]
+    assert all(torch.isfinite(loss).all() for _, loss in told)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not any(parameter.requires_grad for parameter in student.parameters())
     changed = student.state_dict()
