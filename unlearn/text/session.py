@@ -38,7 +38,9 @@ OTHERS = ("uce", "encoder")
 SMALL = 50_000_000
 """Weights below which a denoiser wants larger steps, and draws small pictures well enough."""
 OUTSTANDING = 5.0
-"""Times the usual change from which on a suspect is taken for the trigger, if it can be typed."""
+"""Times the usual change from which on a suspect is tried as the trigger, if it can be typed."""
+ACTS = 0.5
+"""Share of pictures that a suspect has to change, or nothing is unlearned."""
 SEARCH = Reactivation(times=20, iterations=20)
 """Two fifths of the times and half of the iterations of the paper."""
 SHOWN = 6
@@ -86,6 +88,7 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
     model, wishes = found, _suited(wishes, found)
     learned, held_out = prompts[::2], prompts[1::2]
     suspects: list[Suspect] = []
+    named = trigger is not None
     if trigger is None or wishes.scan:
         tell("scanning the vocabulary")
         scan = DivergenceScan(model, held_out[:8], side=wishes.side, generator=_seeded(wishes))
@@ -104,6 +107,9 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
         pictures[row.name] = shown
         save(wishes.out, rows, suspects, about, pictures, held_out[:SHOWN])  # a run that is stopped has told
         tell(f"{row.name}: the trigger works on {row.outcome.triggered}, {row.seconds:.0f} s")
+        if not named and row.outcome.triggered.share < ACTS:  # of the first row, which is the model itself
+            tell(f"{trigger} stands out, and changes too few pictures to be a trigger: nothing is unlearned")
+            break
     tell(f"the report is in {wishes.out / 'report.md'}")
     return rows
 

@@ -93,6 +93,7 @@ def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, monkeypatc
     assert len(record["suspects"]) > 5
     assert "none found" in (tmp_path / "out/report.md").read_text()
     monkeypatch.setattr("unlearn.text.session.OUTSTANDING", 0.0)
+    monkeypatch.setattr("unlearn.text.session.ACTS", 0.0)
     done = _call(
         "builtin", "--prompts", lines, "--out", tmp_path / "two", *QUICK, "--attack", 0, "--method", "uce"
     )
@@ -100,6 +101,13 @@ def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, monkeypatc
     record = json.loads((tmp_path / "two/report.json").read_text())
     typed = [each["words"] for each in record["suspects"] if each["readable"]]
     assert record["about"]["trigger"] == f"Prefix(words={typed[0]!r})"
+    assert [row["name"] for row in record["rows"]] == ["nothing", "uce"]
+    monkeypatch.setattr("unlearn.text.session.ACTS", 1.1)
+    done = _call("builtin", "--prompts", lines, "--out", tmp_path / "three", *QUICK, "--method", "uce")
+    assert done.exit_code == 0, done.output
+    assert "changes too few pictures" in done.output
+    record = json.loads((tmp_path / "three/report.json").read_text())
+    assert [row["name"] for row in record["rows"]] == ["nothing"]
 
 
 @pytest.mark.parametrize(
