@@ -103,6 +103,7 @@ def _run(given: argparse.Namespace) -> None:
         own_data |= dict.fromkeys(set(methods) & POISONED, poisoned)
     before = measure(network, images, labels, trigger, target=given.target)
     rows: list[dict[str, Any]] = [_row("none", before, before, 0.0)]
+    settings = {key: str(value) for key, value in vars(given).items()}
     given.out.mkdir(parents=True, exist_ok=True)
     for method in methods:
         started = time.perf_counter()
@@ -113,9 +114,10 @@ def _run(given: argparse.Namespace) -> None:
         rows.append(_row(method, before, after, spent))
         if method == given.keep:
             _keep(made, given.out / "repaired.safetensors")
-    report = {"settings": {key: str(value) for key, value in vars(given).items()}, "rows": rows}
-    write_whole(given.out / "report.json", json.dumps(report, indent=1) + "\n")
-    write_whole(given.out / "table.md", table(rows) + "\n")
+        told = {"settings": settings, "rows": rows}  # so far: a run may be stopped
+        write_whole(given.out / "report.json", json.dumps(told, indent=1) + "\n")
+        write_whole(given.out / "table.md", table(rows) + "\n")
+        print(f"{method}: attack {after.attack}, {spent:.0f} s", file=sys.stderr, flush=True)
     print(table(rows))
 
 
