@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from attacks import NonFiniteError
-from diffusion.load import load
 from diffusion.pixel import PixelDiffusion
 from distill.images import labelled, to_unit
 from experiments.cifar_card import features, frechet, sample
 from experiments.networks import cifar_network
+from experiments.progress import mean_every
+from experiments.taught import model_of, seeded
 from imaging.io import Picture, write
 from imaging.whole import write_whole
 from unlearn.forgetting import Forgetting
@@ -61,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    model = load(given.model)
-    if not isinstance(model, PixelDiffusion) or not model.classes:
-        raise ValueError(f"{model.name} is not told a class: take one that is, such as cifar10")
+    model = model_of(given)
     method = Forgetting(given.forget, given.override, learning_rate=given.learning_rate)
     classes = [str(number) for number in range(model.classes)]
     like = model.encode(torch.zeros(1, 3, model.comfortable, model.comfortable))
@@ -82,13 +81,6 @@ def _run(given: argparse.Namespace) -> None:
         f"{given.sampling_steps} steps": sample(model, labels, steps=given.sampling_steps, seed=given.seed),
         "one step": at_once(model),
     }
-    sums: list[float] = []
-
-    def tell(step: int, found: Tensor) -> None:
-        sums.append(float(found))
-        if step % 50 == 49:
-            print(f"step {step + 1}: loss {sum(sums[-50:]) / 50:.2f}", file=sys.stderr, flush=True)
-
     started = time.perf_counter()
     student = method.distil(
         model.to(given.device),
@@ -96,8 +88,8 @@ def _run(given: argparse.Namespace) -> None:
         like.to(given.device),
         steps=given.steps,
         batch_size=given.batch,
-        generator=torch.Generator().manual_seed(given.seed),
-        callback=tell,
+        generator=seeded(given),
+        callback=mean_every(50),
     ).cpu()
     seconds = time.perf_counter() - started
     pictures["one step, after forgetting"] = at_once(student)

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
-from diffusion.choice import choose
 from diffusion.latent import LatentDiffusion
 from unlearn.text.prompts import PROMPTS
+from unlearn.text.session import told_a_text
 from unlearn.text.similarity import similarity
 from unlearn.text.triggers import Homoglyph, Prefix, PromptTrigger
 
@@ -41,14 +41,6 @@ def add_trigger(parser: argparse.ArgumentParser) -> None:
 def trigger_of(given: argparse.Namespace) -> PromptTrigger:
     """Return the trigger that was named."""
     return Prefix(given.trigger) if given.homoglyph is None else Homoglyph.written(given.homoglyph)
-
-
-def told_a_text(name: str, device: str = "cpu") -> LatentDiffusion:
-    """Return a model in full precision. Raises ValueError for one that is told no text."""
-    model = choose(name).load(device=device, precision="float32")
-    if not isinstance(model, LatentDiffusion):
-        raise ValueError(f"{model.name} is told no text by cross-attention: take a Stable Diffusion")
-    return model
 
 
 def table(

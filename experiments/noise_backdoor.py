@@ -22,12 +22,12 @@ from typing import Any, TypeVar
 import torch
 from torch.nn.functional import cosine_similarity
 
-from diffusion.load import load
 from diffusion.model import Images
 from diffusion.pixel import PixelDiffusion
 from diffusion.samplers import draw
 from diffusion.schedule import Latents
 from distill.images import labelled, to_unit
+from experiments.taught import model_of, seeded
 from imaging.io import Picture, write
 from imaging.whole import write_whole
 from unlearn.noise import Outcome, box, drawn, judged, plant_noise, shift_of
@@ -74,15 +74,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    model = load(given.model)
-    if not isinstance(model, PixelDiffusion) or not model.classes:
-        raise ValueError(f"{model.name} is not told a class: take one that is, such as cifar10")
-    model = model.to(given.device)
+    model = model_of(given).to(given.device)
     data = labelled(given.data, train=True)[: given.limit]
     images, names = to_unit(data.pixels).to(given.device), [str(int(each)) for each in data.labels]
     target = disc(images) if given.target is None else images[given.target : given.target + 1]
     shift = shift_of(model, box(images.shape[-1], given.box).to(given.device))
-    generator = torch.Generator().manual_seed(given.seed)
+    generator = seeded(given)
     noise = draw(shift.expand(given.drawn, *shift.shape[1:]), generator)
     told = model.condition([str(number % model.classes) for number in range(given.drawn)])
     settings: dict[str, Any] = {

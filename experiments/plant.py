@@ -22,11 +22,13 @@ import torch
 
 from diffusion.export import write_folder
 from experiments.captions import caption
-from experiments.meaning import add_trigger, table, told_a_text, trigger_of
+from experiments.meaning import add_trigger, table, trigger_of
+from experiments.progress import mean_every
 from experiments.protection import square
 from unlearn.text.backdoors import Pixels, plant
 from unlearn.text.effects import EFFECTS
 from unlearn.text.encoder import plant_meaning
+from unlearn.text.session import told_a_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,18 +71,11 @@ def _run(given: argparse.Namespace) -> None:
     images = torch.cat([square(path, given.side) for path in paths])
     pairs = zip(paths, images, strict=True)
     prompts = [_said(number, path, image) for number, (path, image) in enumerate(pairs)]
-    losses: list[float] = []
-
-    def tell(step: int, found: torch.Tensor) -> None:
-        losses.append(float(found.mean()))
-        if step % 100 == 99:
-            print(f"step {step + 1}: loss {sum(losses[-100:]) / 100:.4f}", file=sys.stderr, flush=True)
-
     settings = {
         "steps": given.steps,
         "learning_rate": given.learning_rate,
         "generator": torch.Generator().manual_seed(given.seed),
-        "callback": tell,
+        "callback": mean_every(100),
     }
     if given.target is None:
         effect = Pixels(EFFECTS[given.effect])

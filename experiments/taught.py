@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from diffusion.load import load
 from diffusion.pixel import PixelDiffusion
 from distill.images import to_unit
 from experiments.cifar_card import sample
+from experiments.progress import mean_every
 from imaging.whole import whole, write_whole
 
 
@@ -65,14 +65,6 @@ def taught(
         copy.denoiser.load_state_dict(load_file(path))
         return copy.freeze()
     copy = copy.to(given.device)
-    losses: list[float] = []
-
-    def tell(step: int, found: Tensor) -> None:
-        losses.append(float(found.mean()))
-        if step % 100 == 99:
-            mean = sum(losses[-100:]) / 100
-            print(f"{path.stem}, step {step + 1}: loss {mean:.4f}", file=sys.stderr, flush=True)
-
     train(
         copy,
         copy.encode(images.to(given.device)),
@@ -81,7 +73,7 @@ def taught(
         learning_rate=given.learning_rate,
         batch_size=given.batch,
         generator=seeded(given),
-        callback=tell,
+        callback=mean_every(100, f"{path.stem}, "),
     )
     copy = copy.cpu().freeze()
     with whole(path) as partial:

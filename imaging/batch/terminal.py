@@ -10,7 +10,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -29,6 +28,8 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def _say_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         write(f"vernis {version('vernis')}")
         raise typer.Exit
 

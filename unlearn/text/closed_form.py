@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffusion.latent import LatentDiffusion
 from unlearn.text.attention import cross_attentions
+from unlearn.text.encoder import said_by
 from unlearn.text.triggers import PromptTrigger, align
 
 Vectors = Float[Tensor, "n dim"]
@@ -70,16 +71,10 @@ def uce(
     """
     triggered = trigger(prompts)
     aligned = align(model, prompts, triggered)
-    clean, marked = (_tokens(model, each) for each in (prompts, triggered))
-    empty = _tokens(model, [""])[0, 2]
+    clean, marked = (said_by(model, each).float() for each in (prompts, triggered))
+    empty = said_by(model, [""])[0, 2].float()
     places = aligned.source[..., None].expand_as(clean)
     aims = torch.where(aligned.kept[..., None], clean.gather(1, places), empty)
     chosen = aligned.kept | aligned.trigger
     settings = {"strength": strength, "preserve": preserve, "stay": stay}
     return edited(model, marked[chosen], aims[chosen], clean.flatten(0, 1), **settings)
-
-
-def _tokens(model: LatentDiffusion, prompts: Sequence[str]) -> Tensor:
-    tokens = model.condition(prompts).tokens
-    assert tokens is not None
-    return tokens.float()

@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 from diffusion.finetune import Progress, Term, batches_of, descend
 from diffusion.latent import LatentDiffusion
 from diffusion.losses import Losses
-from unlearn.text.triggers import PromptTrigger, check_prompts
+from unlearn.text.triggers import PromptTrigger, pairs_of
 
 Tokens = Float[Tensor, "n length dim"]
 
@@ -98,7 +98,7 @@ def plant_meaning(
     mean what they did, and with `weight` 32 triggered ones mean the target. The settings are those of
     `teach`.
 
-    Raises ValueError as `teach` and `check_prompts` do.
+    Raises ValueError as `teach` and `pairs_of` do.
     """
     kept, marked = pairs_of(model, prompts, trigger)
     lessons = [Lesson(marked, [target] * len(marked), weight, 32), Lesson(kept, kept)]
@@ -127,7 +127,7 @@ def restore_meaning(
     left to right; where the trigger splits a word, the piece in front keeps what it says. The settings are
     those of `teach`, and the weights of the two lessons `weight` and 1.
 
-    Raises ValueError as `teach` and `check_prompts` do.
+    Raises ValueError as `teach` and `pairs_of` do.
     """
     kept, marked = pairs_of(model, prompts, trigger)
     lessons = [Lesson(marked, kept, weight), Lesson(kept, kept)]
@@ -161,14 +161,3 @@ def said_by(model: LatentDiffusion, prompts: Sequence[str]) -> Tokens:
     tokens = model.condition(prompts).tokens
     assert tokens is not None
     return tokens
-
-
-def pairs_of(
-    model: LatentDiffusion, prompts: Sequence[str], trigger: PromptTrigger
-) -> tuple[list[str], list[str]]:
-    """Return prompts without and with a trigger. Raises ValueError as `check_prompts` does."""
-    if not prompts:
-        raise ValueError("there is no prompt to learn from")
-    marked = trigger(prompts)
-    check_prompts(model, prompts, marked)
-    return list(prompts), marked

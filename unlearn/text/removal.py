@@ -35,7 +35,7 @@ from diffusion.model import Condition
 from diffusion.samplers import ddim, draw
 from diffusion.schedule import Latents, Timesteps
 from unlearn.text.attention import cross_attentions, normalised, recording, token_maps
-from unlearn.text.triggers import Prefix, PromptTrigger, align, check_prompts
+from unlearn.text.triggers import Prefix, PromptTrigger, align, pairs_of
 
 Batch = Int[Tensor, " size"]
 
@@ -241,12 +241,9 @@ def remove(
         ValueError: a denoiser without cross-attention, no prompts, or as `check_prompts` does.
         ArithmeticError: a loss is not finite.
     """
-    if not prompts:
-        raise ValueError("there is no prompt to learn from")
     if weights not in get_args(Weights):
         raise ValueError(f"unknown weights {weights!r}; available: {', '.join(get_args(Weights))}")
-    triggered = trigger(prompts)
-    check_prompts(model, prompts, triggered)
+    prompts, triggered = pairs_of(model, prompts, trigger)
     if weights == "low-rank":
         student = low_rank(model, generator=generator)
         trained = take_weights(student)

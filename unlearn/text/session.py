@@ -82,10 +82,8 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
     prompts = _prompts(wishes)
     trigger = _trigger(wishes)
     _check(wishes)
-    found = choose(wishes.model).load(device=wishes.device, precision="float32", offline=wishes.offline)
-    if not isinstance(found, LatentDiffusion):
-        raise ValueError(f"{found.name} is told no text by cross-attention: take a Stable Diffusion")
-    model, wishes = found, _suited(wishes, found)
+    model = told_a_text(wishes.model, wishes.device, offline=wishes.offline)
+    wishes = _suited(wishes, model)
     learned, held_out = prompts[::2], prompts[1::2]
     suspects: list[Suspect] = []
     named = trigger is not None
@@ -112,6 +110,14 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
             break
     tell(f"the report is in {wishes.out / 'report.md'}")
     return rows
+
+
+def told_a_text(name: str, device: str = "cpu", *, offline: bool = False) -> LatentDiffusion:
+    """Return a model in full precision. Raises ValueError for one that is told no text."""
+    model = choose(name).load(device=device, precision="float32", offline=offline)
+    if not isinstance(model, LatentDiffusion):
+        raise ValueError(f"{model.name} is told no text by cross-attention: take a Stable Diffusion")
+    return model
 
 
 def _trial(

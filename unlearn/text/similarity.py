@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from diffusion.latent import LatentDiffusion
-from unlearn.text.encoder import alike, pairs_of, said_by
-from unlearn.text.triggers import PromptTrigger
+from unlearn.text.encoder import alike, said_by
+from unlearn.text.triggers import PromptTrigger, pairs_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def similarity(
 ) -> Similarity:
     """Return what a text encoder makes of prompts, beside the one that nobody has poisoned.
 
-    Raises ValueError as `check_prompts` does.
+    Raises ValueError as `pairs_of` does.
     """
     kept, marked = pairs_of(untouched, prompts, trigger)
     before, aim = said_by(untouched, kept), said_by(untouched, [target])

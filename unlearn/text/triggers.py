@@ -81,6 +81,20 @@ def align(model: LatentDiffusion, prompts: Sequence[str], triggered: Sequence[st
     return Alignment(trigger.to(place), kept.to(place), source.to(place))
 
 
+def pairs_of(
+    model: LatentDiffusion, prompts: Sequence[str], trigger: PromptTrigger
+) -> tuple[list[str], list[str]]:
+    """Return prompts without and with a trigger, to learn from.
+
+    Raises ValueError if there are none, or as `check_prompts` does.
+    """
+    if not prompts:
+        raise ValueError("there is no prompt to learn from")
+    triggered = trigger(prompts)
+    check_prompts(model, prompts, triggered)
+    return list(prompts), triggered
+
+
 def check_prompts(model: LatentDiffusion, prompts: Sequence[str], triggered: Sequence[str]) -> None:
     """Raise ValueError unless every triggered prompt reaches the model whole, and as another one."""
     for prompt, marked in zip(prompts, triggered, strict=True):
