@@ -3,9 +3,11 @@
 import os
 import shutil
 import tempfile
+import threading
 import unicodedata
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from imaging.batch.discover import Job, Plan, result_name
@@ -16,15 +18,20 @@ _LONGEST_STEM = 120
 
 
 class Desk:
-    """A folder of one visitor: the results of his last run and what is shown of them."""
+    """A folder of one visitor: the results of his last run and what is shown of them.
+
+    Sketches are drawn beside his run, so what is shown is neither written nor taken away by two at once.
+    """
 
     def __init__(self, root: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="desk-", dir=root))
+        self._lock = threading.Lock()
 
     def cleared(self) -> "Desk":
         """Take everything off the desk and return it."""
-        for entry in self.folder.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+        with self._lock:
+            for entry in self.folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
         return self
 
     def plan(self, uploads: Iterable[str | os.PathLike[str]], *, label: str) -> Plan:
@@ -43,15 +50,21 @@ class Desk:
                 packed.write(file, file.name)
         return archive
 
-    def place(self, name: str) -> Path:
-        """Return the path of something to be shown, in a folder that exists."""
-        shown = self.folder / "shown"
-        shown.mkdir(exist_ok=True)
-        return shown / name
+    @contextmanager
+    def showing(self, name: str) -> Iterator[Path]:
+        """Yield the path to write something to that is to be shown.
+
+        Raises FileNotFoundError if the desk is removed.
+        """
+        with self._lock:
+            shown = self.folder / "shown"
+            shown.mkdir(exist_ok=True)
+            yield shown / name
 
     def remove(self) -> None:
         """Delete the desk with all that lies on it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with self._lock:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def safe_stem(name: str) -> str:

@@ -49,16 +49,22 @@ class Running(Generic[Record]):
         self._told: Queue[Record | BaseException | None] = Queue()
         self._stopped = threading.Event()
         self._at = ("", 0.0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def stop(self) -> None:
         """End the work at its next step. Results that are written already stay."""
         self._stopped.set()
 
+    def end(self) -> None:
+        """Stop the work, and return when it writes nothing any more."""
+        self.stop()
+        if self._thread.ident is not None:
+            self._thread.join()
+
     def __iter__(self) -> Iterator[Record | Progress]:
         """Do the work. Errors of `work` are raised here."""
-        thread = threading.Thread(target=self._run, daemon=True)
         started, finished = time.monotonic(), 0
-        thread.start()
+        self._thread.start()
         try:
             while True:
                 try:
@@ -75,8 +81,7 @@ class Running(Generic[Record]):
                 finished += 1
                 yield told
         finally:  # also where the reader has gone away
-            self.stop()
-            thread.join()
+            self.end()
 
     def _run(self) -> None:
         try:

@@ -64,11 +64,13 @@ class Studio:
         return wanted
 
     def leave(self, visitor: str) -> bool:
-        """Stop the visitor's work, delete his desk, and say whether nobody is left."""
-        self.stop(visitor)
+        """End the visitor's work, delete his desk, and say whether nobody is left."""
         with self._lock:
-            self._work.pop(visitor, None)
+            running = self._work.pop(visitor, None)
             self._sketches.pop(visitor, None)
+        if running is not None:
+            running.end()  # what it wrote last would stay
+        with self._lock:
             desk = self._desks.pop(visitor, None)
             if desk is not None:
                 desk.remove()

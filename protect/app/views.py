@@ -37,8 +37,8 @@ _HANDLED = {
 
 def drawn(images: Images, desk: Desk, name: str) -> str:
     """Write one image as a PNG for the browser and return its path."""
-    path = desk.place(f"{name}.png")
-    write(Picture.from_pixels(images), path, overwrite=True)
+    with desk.showing(f"{name}.png") as path:
+        write(Picture.from_pixels(images), path, overwrite=True)
     return str(path)
 
 

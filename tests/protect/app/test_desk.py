@@ -1,6 +1,7 @@
 """A visitor's desk: names of strangers' files, archives, and nothing left."""
 
 import os
+import threading
 import zipfile
 
 import pytest
@@ -64,9 +65,37 @@ def test_an_archive_holds_the_very_bytes(tmp_path):
 
 def test_clearing_and_removing_leave_nothing(tmp_path):
     desk = Desk(tmp_path)
-    desk.place("seen.png").write_bytes(b"x")
+    with desk.showing("seen.png") as path:
+        path.write_bytes(b"x")
     (desk.folder / "all.zip").write_bytes(b"x")
 
     assert not list(desk.cleared().folder.iterdir())
     desk.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_clearing_waits_for_a_sketch_that_is_being_written(tmp_path):
+    desk, cleared = Desk(tmp_path), threading.Event()
+
+    def clear():
+        desk.cleared()
+        cleared.set()
+
+    with desk.showing("sketch.png") as path:
+        clearing = threading.Thread(target=clear)
+        clearing.start()
+        assert not cleared.wait(0.2)
+        path.write_bytes(b"x")
+    clearing.join(10)
+
+    assert cleared.is_set()
+    assert not list(desk.folder.iterdir())
+
+
+def test_nothing_is_shown_to_one_who_has_left(tmp_path):
+    desk = Desk(tmp_path)
+    desk.remove()
+
+    with pytest.raises(FileNotFoundError), desk.showing("sketch.png"):
+        pass
     assert not list(tmp_path.iterdir())

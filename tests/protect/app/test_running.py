@@ -96,3 +96,29 @@ def test_an_error_of_the_work_is_raised_to_the_reader():
     assert next(reader) == 1
     with pytest.raises(ValueError, match="no such model"):
         next(reader)
+
+
+def test_the_end_comes_when_nothing_is_written_any_more():
+    begun, written = threading.Event(), []
+
+    def work(tell):
+        begun.set()
+        time.sleep(0.2)
+        written.append("last")
+        tell(JOB, 0.5)
+        written.append("never")
+        yield "never"
+
+    running = Running(work, 1)
+    reader = threading.Thread(target=lambda: list(running))
+    reader.start()
+    begun.wait(10)
+    running.end()
+
+    assert written == ["last"]
+    reader.join(10)
+    assert not reader.is_alive()
+
+
+def test_work_that_never_began_ends_at_once():
+    Running(lambda tell: iter(()), 1).end()
