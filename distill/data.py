@@ -7,7 +7,8 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from distill.images import Batches, Labelled, crop_and_flip, labelled, unchanged
+from distill.batches import Batches, crop_and_flip, unchanged
+from distill.images import Labelled, labelled
 
 
 class LabelledImages(L.LightningDataModule):
