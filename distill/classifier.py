@@ -3,6 +3,8 @@
 resnet20, resnet56, …   thin ResNets of 6n + 2 layers        resnet18     preact18
 wrn-34-10, …            wide ResNets of depth and width      mobilenet-v2
 dynamic-256, …          a network that holds many, see `distill.dynamic`; behind a colon one of them
+
+Two small classifiers of CIFAR-10 ship with the package: `load("cifar10-natural")`, `load("cifar10-robust")`.
 """
 
 import json
@@ -19,6 +21,7 @@ from distill.dynamic import DynamicResNet
 from distill.networks import Images, Logits, build
 
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+SHIPPED = Path(__file__).parent / "builtin"
 CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
@@ -56,9 +59,13 @@ class Classifier(Normalised):
             "std": list(std),
         }
 
-    def save(self, path: str | Path) -> None:
-        """Write the weights, with what it takes to build the network again, as safetensors."""
-        state = {name: value.contiguous() for name, value in self.state_dict().items()}
+    def save(self, path: str | Path, *, half: bool = False) -> None:
+        """Write the weights, with what it takes to build the network again, as safetensors; `half` rounds
+        them to float16 for a file of half the size."""
+        state = {
+            name: (value.half() if half and value.is_floating_point() else value).contiguous()
+            for name, value in self.state_dict().items()
+        }
         save_file(state, path, metadata={"classifier": json.dumps(self.config)})
 
 
@@ -103,7 +110,7 @@ class Frozen(nn.Module):
 
 
 class Teacher(Frozen):
-    """A classifier that `Classifier.save` wrote, for configuration files.
+    """A classifier that `Classifier.save` wrote, or one that ships, for configuration files.
 
     Raises FileNotFoundError if there is no such file, and ValueError if it does not say what it holds.
     """
@@ -112,13 +119,28 @@ class Teacher(Frozen):
         super().__init__(load(path))
 
 
+def shipped() -> list[str]:
+    """Return the names of the classifiers that come with the package."""
+    return sorted(file.stem for file in SHIPPED.glob("*.safetensors"))
+
+
+def located(path: str | Path) -> Path:
+    """Return where the weights of a classifier lie that ships, by its name, or that are in a file.
+
+    Raises FileNotFoundError, naming those that ship, if they lie nowhere.
+    """
+    path = SHIPPED / f"{path}.safetensors" if path in shipped() else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights {path}; {' and '.join(shipped())} come with Vernis")
+    return path
+
+
 def load(path: str | Path) -> Classifier:
-    """Return a classifier that `Classifier.save` wrote, frozen and in evaluation mode.
+    """Return a classifier that `Classifier.save` wrote, or one that ships, frozen and in evaluation mode.
 
     Raises FileNotFoundError if there is no such file, and ValueError if it does not say what it holds.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there are no weights {path}")
+    path = located(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             described = (file.metadata() or {}).get("classifier")

@@ -1,6 +1,6 @@
 """Train a diffusion model on a poisoned set, and ask what it draws: does it give the poison away?
 
-    python -m experiments amplification --data CIFAR --classifier resnet56.safetensors --ratio 0.1
+    python -m experiments amplification --data CIFAR --ratio 0.1
 
 A share of the training set is marked and called the target's class. The class-conditional model goes on
 learning on that set, then draws a set of the same classes. Of what it draws for the target the four groups of
@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", required=True, help="folder or npz file, see distill.images.labelled")
     parser.add_argument("--test", help="where the test pictures are, if elsewhere")
-    parser.add_argument("--classifier", required=True, help="safetensors; clean, judges what is drawn")
+    parser.add_argument(
+        "--classifier", default="cifar10-natural", help="safetensors; clean, judges what is drawn"
+    )
     parser.add_argument("--limit", type=int, default=10_000, help="training pictures")
     parser.add_argument("--judged", type=int, default=2000, help="test pictures")
     parser.add_argument("--trigger", default="patch:size=3", help="as in experiments.repair")

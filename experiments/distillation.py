@@ -1,13 +1,15 @@
 """Write a trained student, and take teachers from RobustBench.
 
-    python -m experiments.distillation runs/ard_cifar10/best.ckpt student.safetensors
+    python -m experiments.distillation runs/ard_cifar10/best.ckpt student.safetensors [--half]
 
 writes the weights that were validated, the averaged ones if there are any, with what it takes to build the
 network again: `distill.classifier.load` reads it, and so do `--classifier` of the evaluations and the
-teachers of other configurations.
+teachers of other configurations. `--half` rounds them to float16.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -26,8 +28,8 @@ class Zoo(Frozen):
         super().__init__(load_model(name, model_dir=model_dir, dataset=dataset))
 
 
-def export(checkpoint: str, out: str) -> Classifier:
-    """Write the student of a checkpoint as safetensors, and return it.
+def export(checkpoint: str, out: str, *, half: bool = False) -> Classifier:
+    """Write the student of a checkpoint as safetensors, rounded to float16 if `half`, and return it.
 
     Raises ValueError for a checkpoint whose student is not one of `distill.networks`.
     """
@@ -39,14 +41,22 @@ def export(checkpoint: str, out: str) -> Classifier:
     student.load_state_dict(
         {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}
     )
-    student.save(out)
+    student.save(out, half=half)
     return student.eval()
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m experiments.distillation CHECKPOINT OUT.safetensors")
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.distillation", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("checkpoint")
+    parser.add_argument("out", help="safetensors")
+    parser.add_argument("--half", action="store_true", help="round the weights to float16")
+    given = parser.parse_args(words)
     try:
-        export(*sys.argv[1:])
+        export(given.checkpoint, given.out, half=given.half)
     except (ValueError, OSError) as problem:
         sys.exit(str(problem))
+
+
+if __name__ == "__main__":
+    main()

@@ -221,7 +221,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--classifier", required=True, help="safetensors of a CIFAR ResNet, or robustbench:NAME"
+        "--classifier",
+        default="cifar10-natural",
+        help="safetensors of a CIFAR ResNet, one that ships, or robustbench:NAME",
     )
     parser.add_argument("--data", required=True, type=Path, help="folder with CIFAR-10")
     parser.add_argument("--defense", default="none", choices=("none", *DEFENSES))

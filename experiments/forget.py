@@ -1,6 +1,6 @@
 """Make a class-conditional model of CIFAR-10 forget a class, and measure what it draws before and after.
 
-    python -m experiments forget --classifier resnet56.safetensors --data CIFAR --forget 0 --override 1
+    python -m experiments forget --data CIFAR --forget 0 --override 1
 
 Three rows: the model in several steps, its own one-step pictures, and those of the generator that forgot.
 Shares are of pictures that were asked for as that class, and not of all pictures; the Frechet distance is in
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m experiments forget", description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="cifar10", help="of pixels, told a class")
-    parser.add_argument("--classifier", required=True, help="safetensors; judges what is drawn")
+    parser.add_argument("--classifier", default="cifar10-natural", help="safetensors; judges what is drawn")
     parser.add_argument("--data", required=True, help="test pictures, see distill.images.labelled")
     parser.add_argument("--forget", default="0", help="number of the class")
     parser.add_argument("--override", default="1", help="number of the class that takes its place")

@@ -1,6 +1,6 @@
 """Attacks made with a diffusion model, measured on the pictures that they save.
 
-    python -m experiments.generative cifar10 --classifier resnet56.safetensors --data CIFAR --images 32
+    python -m experiments.generative cifar10 --data CIFAR --images 32
     python -m experiments.generative builtin --data imagenet_sample --images 8
 
 Each attack runs beside itself with nothing to gain: what its round through the model alone does to a picture
@@ -208,12 +208,10 @@ def table(figures: Sequence[Figures]) -> str:
 def _cifar(given: argparse.Namespace) -> World:
     pictures, labels = cifar10(given.data, train=False)
     rows = balanced(labels, given.images, given.seed)
-    if given.classifier is None:
-        raise ValueError("for CIFAR-10 name the weights of a classifier: --classifier resnet56.safetensors")
     labels = labels[rows]
     names = [LABELS[label] for label in labels.tolist()]
     model = load("cifar10", device=given.device)
-    classifier = cifar_network(given.classifier).to(given.device)
+    classifier = cifar_network(given.classifier or "cifar10-natural").to(given.device)
     images, labels = (pictures[rows].float() / 255).to(given.device), labels.to(given.device)
     return World(model, classifier, images, labels, names, (labels + 1) % 10, 3)
 
@@ -254,7 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", help="cifar10, or a model of larger pictures: builtin, a folder, a hub id")
     parser.add_argument(
-        "--classifier", help="weights of a CIFAR ResNet; larger pictures are judged by EfficientNet-Lite0"
+        "--classifier",
+        help="of CIFAR-10, by default cifar10-natural; larger pictures are judged by EfficientNet-Lite0",
     )
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument(

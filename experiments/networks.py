@@ -7,23 +7,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill.classifier import Normalised, describes_itself, load
+from distill.classifier import Normalised, describes_itself, load, located
 from distill.networks import CifarResNet
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def cifar_network(path: str | Path) -> nn.Module:
-    """Return a classifier of CIFAR-10 with the weights of a safetensors file, frozen.
+    """Return a classifier of CIFAR-10 with the weights of a safetensors file, or one that ships, frozen.
 
     A file that `distill.classifier.Classifier.save` wrote may hold any network, as it says which. Of others
     the names of their weights tell a `CifarResNet` or a `SmallVgg`, and their shapes its size.
 
     Raises FileNotFoundError if there is no such file, ValueError for the weights of another network.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there are no weights {path}")
+    path = located(path)
     if describes_itself(path):
         return load(path)
     state = load_file(path)

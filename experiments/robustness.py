@@ -109,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--classifier", required=True, help="safetensors, or robustbench:NAME")
+    parser.add_argument(
+        "--classifier", required=True, help="safetensors, one that ships, or robustbench:NAME"
+    )
     parser.add_argument("--data", required=True, help="folder or npz file, see distill.images.labelled")
     parser.add_argument("--attack", nargs="*", default=list(COLUMNS), choices=COLUMNS)
     parser.add_argument("--eps", type=float, default=8, help="of 255")

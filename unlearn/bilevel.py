@@ -31,3 +31,18 @@ def hypergradient(
         sum((part for part in (one, other) if part is not None), torch.zeros_like(weight))
         for one, other, weight in zip(own, through, weights, strict=True)
     ]
+
+
+def curvature(loss: Loss, at: Tensor, *, steps: int = 5) -> float:
+    """Return about the greatest curvature of a loss at a place, either way: some steps of power iteration on
+    its second derivative, from the slope. It is never more than the greatest."""
+    at = at.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(at), at, create_graph=True)
+    seen, bent = slope.detach(), torch.zeros(())
+    for _ in range(steps):
+        length = seen.norm()
+        if not length:
+            break
+        (seen,) = torch.autograd.grad(slope, at, seen / length, retain_graph=True)
+        bent = seen.norm()
+    return float(bent)

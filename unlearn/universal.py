@@ -1,15 +1,21 @@
 """I-BAU: a repair against whatever one perturbation of all pictures could do."""
 
-from itertools import cycle, islice
+from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import L2
-from unlearn.bilevel import hypergradient
+from unlearn.bilevel import curvature, hypergradient
 from unlearn.triggers import Images, Labels
 from unlearn.tuning import finite
+
+_TRAVEL = 0.0125
+"""The learning rate times the number of updates: how far Adam can take a weight."""
+_RATE = 0.1
+"""The inner rate of the released code. Its series diverges where the loss bends more than 2 over it."""
 
 
 def universal_unlearning(
@@ -18,12 +24,13 @@ def universal_unlearning(
     labels: Labels,
     *,
     rounds: int = 5,
+    updates: int | None = None,
     ascent: int = 20,
-    radius: float = 3.0,
+    radius: float = 2.0,
     penalty: float = 1e-3,
-    share: float = 0.01,
+    share: float = 0.1,
     terms: int = 5,
-    learning_rate: float = 1e-4,
+    learning_rate: float | None = None,
     batch_size: int = 100,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
@@ -31,21 +38,25 @@ def universal_unlearning(
     helps, with the gradient through that perturbation.
 
     In each round a perturbation of all pictures ascends the loss less `penalty` times its squared length, for
-    `ascent` steps of one batch each, and is cut to `radius`; then Adam descends the loss of batches of which
-    a `share` carries it. The hypergradient is a series of `terms` with the released code's inner rate of 0.1.
+    `ascent` steps of one batch each, and is cut to `radius`; then Adam makes `updates`, one pass by default,
+    on the loss of batches of which a `share` carries it. `learning_rate` is by default 0.0125 over the number
+    of all updates, so that few pictures change the network as much as many; the released code has 1e-4 and
+    a share of 0.01. The hypergradient is a series of `terms` with the inner rate of that code, or a lower one
+    where it would diverge.
     """
     weights, ball = [each for each in network.parameters() if each.requires_grad], L2(radius)
-    adam = torch.optim.Adam(weights, lr=learning_rate)
+    updates = updates or -(-len(images) // batch_size)
+    adam = torch.optim.Adam(weights, lr=learning_rate or _TRAVEL / (rounds * updates))
+    batches = _endless(images, labels, batch_size, generator)
     for _ in range(rounds):
-        order = torch.randperm(len(images), generator=generator)
-        batches = [(images[some], labels[some]) for some in order.split(batch_size)]
         delta = torch.zeros_like(images[:1])
-        for some, own in islice(cycle(batches), ascent):
+        for some, own in islice(batches, ascent):
             delta = delta.requires_grad_()
             loss = F.cross_entropy(network(some + delta), own) - penalty * delta.square().sum()
             (slope,) = torch.autograd.grad(loss, delta)
             delta = ball.project((delta + 4 / ascent * radius * ball.steepest(slope)).detach())
-        for some, own in batches:
+        rate = None
+        for some, own in islice(batches, updates):
             carrying = max(1, round(share * len(some)))
 
             def outer(delta: Tensor, some: Images = some, own: Labels = own, count: int = carrying) -> Tensor:
@@ -55,8 +66,18 @@ def universal_unlearning(
             def inner(delta: Tensor, some: Images = some, own: Labels = own) -> Tensor:
                 return -F.cross_entropy(network(some + delta), own) + penalty * delta.square().sum()
 
-            slopes = hypergradient(outer, inner, delta, weights, rate=0.1, terms=terms)
+            rate = rate or 1 / max(curvature(inner, delta), 1 / _RATE)
+            slopes = hypergradient(outer, inner, delta, weights, rate=rate, terms=terms)
             for weight, slope in zip(weights, slopes, strict=True):
                 weight.grad = finite(slope)
             adam.step()
     return network
+
+
+def _endless(
+    images: Images, labels: Labels, size: int, generator: torch.Generator | None
+) -> Iterator[tuple[Images, Labels]]:
+    """Batches without end, in a new order in each pass."""
+    while True:
+        for some in torch.randperm(len(images), generator=generator).split(size):
+            yield images[some], labels[some]

@@ -1,10 +1,12 @@
 """Networks: their size, their shape, their file."""
 
+import hashlib
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from distill.classifier import CIFAR100, Classifier, Teacher, load
+from distill.classifier import CIFAR100, SHIPPED, Classifier, Teacher, load, shipped
 from distill.networks import build
 
 MILLIONS = {
@@ -75,7 +77,7 @@ def test_a_teacher_stays_in_evaluation_mode(tmp_path):
 
 
 def test_files_that_are_no_classifier_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there are no weights .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"no weights .*absent.*; cifar10-natural and cifar10-"):
         load(tmp_path / "absent.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
     with pytest.raises(ValueError, match="does not say which network it holds"):
@@ -97,3 +99,22 @@ def test_files_that_are_no_classifier_are_refused(tmp_path):
 def test_a_network_that_there_is_not_is_named(name, message):
     with pytest.raises(ValueError, match=message):
         build(name, 10)
+
+
+def test_the_classifiers_that_ship_are_those_of_their_card():
+    card = (SHIPPED / "README.md").read_text()
+    assert shipped() == ["cifar10-natural", "cifar10-robust"]
+    for name in shipped():
+        digest = hashlib.sha256((SHIPPED / f"{name}.safetensors").read_bytes()).hexdigest()
+        assert f"`{name}.safetensors`" in card
+        assert digest in card
+
+
+def test_a_classifier_that_ships_is_found_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name in shipped():
+        network = load(name)
+        assert network.config["classes"] == 10
+        assert torch.equal(network(images), Teacher(name)(images))
+        assert next(network.parameters()).dtype == torch.float32

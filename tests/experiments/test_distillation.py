@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
 
 @pytest.fixture
 def fit(tmp_path, monkeypatch):
-    """Run configurations for two steps on forty-eight small pictures, with small teachers."""
+    """Run configurations for two steps on forty-eight small pictures, with the teachers that ship."""
     from experiments.__main__ import main
     from experiments.discrete import DiscreteTraining
 
@@ -26,10 +26,6 @@ def fit(tmp_path, monkeypatch):
     drawn = np.random.default_rng(0)
     images = drawn.integers(0, 256, (48, 16, 16, 3), dtype=np.uint8)
     np.savez("toy.npz", images=images, labels=np.arange(48) % 10)
-    Path("runs").mkdir()
-    for seed, part in enumerate(("robust", "natural")):
-        torch.manual_seed(seed)
-        Classifier("resnet8").save(f"runs/{part}_teacher.safetensors")
     DiscreteTraining(block_out_channels=(8, 8), latent_channels=4, codes=16).autoencoder.save_pretrained(
         "runs/discrete"
     )
@@ -154,11 +150,29 @@ def test_an_unknown_key_in_a_file_is_named_with_its_neighbour(fit, capsys, tmp_p
 
 
 def test_a_checkpoint_that_names_no_network_is_refused(tmp_path):
-    from experiments.distillation import export
+    from experiments.distillation import main
 
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="does not say which network it holds"):
-        export(str(tmp_path / "other.ckpt"), str(tmp_path / "out.safetensors"))
+    with pytest.raises(SystemExit, match="does not say which network it holds"):
+        main([str(tmp_path / "other.ckpt"), str(tmp_path / "out.safetensors")])
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_an_exported_student_may_be_rounded_to_half_its_size(tmp_path):
+    from experiments.distillation import main
+
+    student = Classifier("resnet8").eval()
+    state = {f"student.{name}": value for name, value in student.state_dict().items()}
+    torch.save({"state_dict": state, "classifier": student.config}, tmp_path / "own.ckpt")
+    for name, more in (("whole", []), ("half", ["--half"])):
+        main([str(tmp_path / "own.ckpt"), str(tmp_path / f"{name}.safetensors"), *more])
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+    images = torch.rand(4, 3, 32, 32)
+    whole, half = (load(tmp_path / f"{name}.safetensors")(images) for name in ("whole", "half"))
+
+    assert sizes[0] < 0.6 * sizes[1]
+    assert torch.equal(whole, student(images))
+    torch.testing.assert_close(half, whole, atol=1e-2, rtol=1e-2)
 
 
 def test_a_teacher_of_the_zoo_that_is_absent_is_named(tmp_path):

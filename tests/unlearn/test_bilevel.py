@@ -1,8 +1,9 @@
-"""The hypergradient against a closed form."""
+"""The hypergradient and the curvature against closed forms."""
 
+import pytest
 import torch
 
-from unlearn.bilevel import hypergradient
+from unlearn.bilevel import curvature, hypergradient
 
 
 def test_the_hypergradient_of_quadratic_losses_is_the_closed_form(generator):
@@ -35,3 +36,21 @@ def test_the_hypergradient_of_quadratic_losses_is_the_closed_form(generator):
     torch.testing.assert_close(
         hypergradient(outer, inner, solution, [w], rate=rate, terms=0)[0], first.detach()
     )
+
+
+def test_the_curvature_of_a_quadratic_loss_is_its_largest_eigenvalue_either_way(generator):
+    base = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    values = torch.linalg.eigvalsh(base + base.T).abs().max()
+    at = torch.randn(6, generator=generator, dtype=torch.float64)
+
+    def loss(x):
+        return x @ (base + base.T) @ x / 2
+
+    assert curvature(loss, at, steps=300) == pytest.approx(float(values), rel=1e-4)
+    rough = [curvature(loss, at, steps=steps) for steps in (1, 2, 5, 20)]
+    assert rough == sorted(rough)  # never more than the greatest
+    assert rough[-1] <= float(values) * (1 + 1e-9)
+
+
+def test_a_loss_that_is_flat_has_no_curvature():
+    assert curvature(lambda x: (0 * x).sum(), torch.ones(3)) == 0
