@@ -1,5 +1,6 @@
 """I-BAU: a repair against whatever one perturbation of all pictures could do."""
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from attacks import L2
 from unlearn.bilevel import curvature, hypergradient
 from unlearn.triggers import Images, Labels
-from unlearn.tuning import finite
+from unlearn.tuning import accuracy, finite, held_out
 
 _TRAVEL = 0.0125
 """The learning rate times the number of updates: how far Adam can take a weight."""
@@ -32,6 +33,7 @@ def universal_unlearning(
     terms: int = 5,
     learning_rate: float | None = None,
     batch_size: int = 100,
+    allowed: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """I-BAU (Zeng et al., ICLR 2022, arXiv 2110.03735): weights for which no one perturbation of all pictures
@@ -42,13 +44,17 @@ def universal_unlearning(
     on the loss of batches of which a `share` carries it. `learning_rate` is by default 0.0125 over the number
     of all updates, so that few pictures change the network as much as many; the released code has 1e-4 and
     a share of 0.01. The hypergradient is a series of `terms` with the inner rate of that code, or a lower one
-    where it would diverge.
+    where it would diverge. A round after which accuracy on held-out pictures has fallen by `allowed` is taken
+    back, and is the last: the perturbation may have become the sign of a class itself.
     """
     weights, ball = [each for each in network.parameters() if each.requires_grad], L2(radius)
-    updates = updates or -(-len(images) // batch_size)
+    learn, hold = held_out(len(images), generator)
+    least = accuracy(network, images[hold], labels[hold]) - allowed
+    updates = updates or -(-len(learn) // batch_size)
     adam = torch.optim.Adam(weights, lr=learning_rate or _TRAVEL / (rounds * updates))
-    batches = _endless(images, labels, batch_size, generator)
+    batches = _endless(images[learn], labels[learn], batch_size, generator)
     for _ in range(rounds):
+        before = copy.deepcopy(network.state_dict())
         delta = torch.zeros_like(images[:1])
         for some, own in islice(batches, ascent):
             delta = delta.requires_grad_()
@@ -71,6 +77,9 @@ def universal_unlearning(
             for weight, slope in zip(weights, slopes, strict=True):
                 weight.grad = finite(slope)
             adam.step()
+        if accuracy(network, images[hold], labels[hold]) < least:
+            network.load_state_dict(before)
+            break
     return network
 
 
