@@ -12,12 +12,19 @@ from distill.methods.agreement import Agreement
 
 @dataclass(frozen=True, kw_only=True)
 class Natural(Method):
-    """Training on clean images: the natural teacher, and the row without robustness."""
+    """Training on clean images: the natural teacher, and the row without robustness.
+
+    A teacher of defensive distillation is trained at a `temperature`; the loss is multiplied by it, so that a
+    learning rate means what it does elsewhere.
+    """
+
+    temperature: float = 1.0
 
     attacked: ClassVar[bool] = False
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
-        return {"clean": losses.cross_entropy(step.student(adversarial), step.labels)}
+        logits = step.student(adversarial) / self.temperature
+        return {"clean": self.temperature * losses.cross_entropy(logits, step.labels)}
 
 
 @dataclass(frozen=True, kw_only=True)

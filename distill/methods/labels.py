@@ -87,17 +87,22 @@ class DefensiveDistillation(Method):
     """Defensive distillation (Papernot et al., S&P 2016, arXiv 1511.04508): a control that must fail.
 
     Its student, trained at a high temperature and used at 1, has logits so large that the gradient of the
-    cross-entropy vanishes; margins do not, and AutoAttack finds what was always there.
+    cross-entropy vanishes; margins do not, and AutoAttack finds what was always there. The loss is multiplied
+    by the temperature, so that a learning rate means what it does elsewhere.
     """
 
     temperature: float = 100.0
+    teacher_temperature: float | None = None
+    """That of the teacher's own training, at which its labels are taken: the same as the student's, as in the
+    paper, unless it is given. Labels of an ordinary teacher, 1, at a high temperature would say nothing."""
 
     attacked: ClassVar[bool] = False
     teachers: ClassVar[tuple[str, ...]] = ("natural",)
 
     def terms(self, step: Step, adversarial: Images) -> Terms:
-        labels = losses.soft_labels(step.clean_of("natural"), temperature=self.temperature)
-        return {"distilled": losses.cross_entropy(step.student(adversarial) / self.temperature, labels)}
+        own, labels_at = self.temperature, self.teacher_temperature or self.temperature
+        labels = losses.soft_labels(step.clean_of("natural"), temperature=labels_at)
+        return {"distilled": own * losses.cross_entropy(step.student(adversarial) / own, labels)}
 
 
 def cosine(begin: float, end: float, progress: float) -> float:

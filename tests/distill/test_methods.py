@@ -254,6 +254,26 @@ def test_ltd_replaces_labels_by_a_cool_natural_teacher():
     torch.testing.assert_close(method.terms(step, step.images)["clean"], expected)
 
 
+def test_defensive_distillation_takes_labels_at_the_temperature_of_the_teachers_training():
+    step = step_of(methods.DefensiveDistillation())
+    said = step.teachers["natural"](step.images)
+    for method, labels in (
+        (methods.DefensiveDistillation(temperature=40.0), (said / 40).softmax(1)),
+        (methods.DefensiveDistillation(temperature=40.0, teacher_temperature=1.0), said.softmax(1)),
+    ):
+        expected = -40 * (labels * (step.clean / 40).log_softmax(1)).sum(1)
+        torch.testing.assert_close(method.terms(step, step.images)["distilled"], expected)
+
+
+def test_the_loss_of_a_tempered_teacher_has_the_slope_of_its_softer_prediction():
+    step = step_of(methods.Natural())
+    logits = step.clean.detach().requires_grad_()
+    tempered = dataclasses.replace(step, student=lambda images: logits)
+    loss = methods.Natural(temperature=100.0).terms(tempered, step.images)["clean"].sum()
+    residual = (logits / 100).softmax(1) - nn.functional.one_hot(step.labels, logits.shape[1])
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], residual)
+
+
 def test_a_mode_is_taken_back_though_the_attack_fails():
     net = network(0).train()
     net[1].eval()
