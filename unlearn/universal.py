@@ -44,17 +44,17 @@ def universal_unlearning(
     on the loss of batches of which a `share` carries it. `learning_rate` is by default 0.0125 over the number
     of all updates, so that few pictures change the network as much as many; the released code has 1e-4 and
     a share of 0.01. The hypergradient is a series of `terms` with the inner rate of that code, or a lower one
-    where it would diverge. A round after which accuracy on held-out pictures has fallen by `allowed` is taken
-    back, and is the last: the perturbation may have become the sign of a class itself.
+    where it would diverge. Of the rounds the last one counts after which accuracy on held-out pictures has
+    fallen by no more than `allowed`: the perturbation may have become the sign of a class itself.
     """
     weights, ball = [each for each in network.parameters() if each.requires_grad], L2(radius)
     learn, hold = held_out(len(images), generator)
     least = accuracy(network, images[hold], labels[hold]) - allowed
     updates = updates or -(-len(learn) // batch_size)
     adam = torch.optim.Adam(weights, lr=learning_rate or _TRAVEL / (rounds * updates))
+    kept = copy.deepcopy(network.state_dict())
     batches = _endless(images[learn], labels[learn], batch_size, generator)
     for _ in range(rounds):
-        before = copy.deepcopy(network.state_dict())
         delta = torch.zeros_like(images[:1])
         for some, own in islice(batches, ascent):
             delta = delta.requires_grad_()
@@ -77,9 +77,9 @@ def universal_unlearning(
             for weight, slope in zip(weights, slopes, strict=True):
                 weight.grad = finite(slope)
             adam.step()
-        if accuracy(network, images[hold], labels[hold]) < least:
-            network.load_state_dict(before)
-            break
+        if accuracy(network, images[hold], labels[hold]) >= least:
+            kept = copy.deepcopy(network.state_dict())
+    network.load_state_dict(kept)
     return network
 
 

@@ -90,7 +90,7 @@ def test_a_repair_leaves_the_given_network_and_keeps_the_accuracy(backdoored, ju
     assert all(torch.equal(value, changed[name]) for name, value in repaired().state_dict().items())
 
 
-def test_a_round_of_unlearning_that_costs_a_class_is_taken_back(backdoored, judged):
+def test_rounds_of_unlearning_that_cost_a_class_are_taken_back(backdoored, judged):
     """A perturbation of length 1.5 can turn one colour into another here, so no network withstands it."""
     images, labels = pictures(200, 3)
 
