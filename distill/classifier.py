@@ -25,17 +25,42 @@ SHIPPED = Path(__file__).parent / "builtin"
 CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
+class _ContiguousGradient(torch.autograd.Function):
+    """The identity, whose gradient is contiguous: attacks of other libraries call `view` on it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(images: Images) -> Images:
+        return images.view_as(images)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Images], output: Images) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Images) -> Images:
+        return gradients[0].contiguous()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Images) -> Images:
+        return tangents[0].view_as(tangents[0])
+
+
 class Normalised(nn.Module):
-    """A network behind its normalisation, so that attacks and purifiers see images in [0, 1]."""
+    """A network behind its normalisation, so that attacks and purifiers see images in [0, 1].
+
+    The weights lie channels last, in which convolutions are up to 1.4 times as fast.
+    """
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.to(memory_format=torch.channels_last)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Images) -> Logits:
-        return self.network((images - self.mean) / self.std)
+        return self.network((_ContiguousGradient.apply(images) - self.mean) / self.std)
 
 
 class Classifier(Normalised):

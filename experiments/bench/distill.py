@@ -2,9 +2,9 @@
 
 `python -m experiments.bench.distill` prints one Markdown row for each method: the step of
 `distill.module.RobustTraining` (attack, loss, backward, SGD), and the same step as a plain loop, with the
-student's weights asking for gradients in the attack (`loss.backward()` on the images), float32, and teachers
-run again wherever their logits are used. Both do the same attack steps on the same batch, in turn, in one
-process; the best of the repeats counts. Quote ratios of one run.
+student's weights asking for gradients in the attack (`loss.backward()` on the images), float32, PyTorch's
+default layout, and teachers run again wherever their logits are used. Both do the same attack steps on the
+same batch, in turn, in one process; the best of the repeats counts. Quote ratios of one run.
 
     --methods trades rslad --student resnet18 --teacher wrn-34-10 --batch 64 --precision bfloat16 --device cpu
 """
@@ -40,15 +40,15 @@ METHODS: dict[str, Method] = {
 
 
 class Bench:
-    """A student, its teachers and one batch, on which steps are timed."""
+    """A student, its teachers and one batch, on which steps are timed; weights lie as in `layout`."""
 
-    def __init__(self, method: Method, given: argparse.Namespace) -> None:
+    def __init__(self, method: Method, given: argparse.Namespace, layout: torch.memory_format) -> None:
         torch.manual_seed(0)
         device = torch.device(given.device)
         self.method, self.device = method, device
-        self.student = Classifier(given.student).to(device).train()
+        self.student = Classifier(given.student).to(device, memory_format=layout).train()
         self.teachers = {
-            part: Classifier(given.teacher).to(device).eval().requires_grad_(False)
+            part: Classifier(given.teacher).to(device, memory_format=layout).eval().requires_grad_(False)
             for part in method.teachers
         }
         self.average = WeightAverage(self.student, Ema()) if method.averaged else None
@@ -187,10 +187,11 @@ PLAIN: dict[str, Callable[[Bench], Tensor]] = {
 }
 
 
-def measure(bench: Bench, repeat: int) -> tuple[float, float]:
+def measure(method: Method, given: argparse.Namespace) -> tuple[float, float]:
     """Return images per second of our step and of the plain one, taken in turn, the best of each."""
-    best = {bench.ours: float("inf"), bench.plain: float("inf")}
-    for number in range(repeat + 1):
+    bench = Bench(method, given, torch.channels_last)
+    best = {bench.ours: float("inf"), Bench(method, given, torch.contiguous_format).plain: float("inf")}
+    for number in range(given.repeat + 1):
         for step in best:
             start = time.perf_counter()
             step()
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     print("| method | ours, images/s | plain loop | ratio |", "|---|---|---|---|", sep="\n")
     for name in given.methods:
-        ours, plain = measure(Bench(METHODS[name], given), given.repeat)
+        ours, plain = measure(METHODS[name], given)
         print(f"| {name} | {ours:.1f} | {plain:.1f} | {ours / plain:.2f} |", flush=True)
     return 0
 

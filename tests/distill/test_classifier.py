@@ -1,10 +1,13 @@
 """Networks: their size, their shape, their file."""
 
+import copy
 import hashlib
+from collections.abc import Callable
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from distill.classifier import CIFAR100, SHIPPED, Classifier, Teacher, load, shipped
 from distill.networks import build
@@ -55,6 +58,31 @@ def test_images_are_normalised_inside():
         torch.tensor(v).view(1, 3, 1, 1) for v in ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
     )
     torch.testing.assert_close(net(images), net.network((images - mean) / std))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own use
+def test_gradients_are_those_of_any_layout_and_can_be_viewed():
+    torch.manual_seed(0)
+    classifier = Classifier("resnet8").eval().double()
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    network = copy.deepcopy(classifier.network).to(memory_format=torch.contiguous_format)
+
+    def gradient(of: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.autograd.grad(of(images).logsumexp(1).sum(), images, create_graph=True)[0]
+
+    found, expected = (
+        gradient(classifier),
+        gradient(lambda x: network((x - classifier.mean) / classifier.std)),
+    )
+    torch.testing.assert_close(found, expected)
+    assert found.view(2, -1).shape == (2, 192)
+    twice = [torch.autograd.grad(one.square().sum(), images)[0] for one in (found, expected)]
+    torch.testing.assert_close(*twice)
+    each = torch.func.vmap(torch.func.grad(lambda image: classifier(image[None]).logsumexp(1).sum()))
+    torch.testing.assert_close(each(images.detach()), expected)
+    along = torch.rand_like(images)
+    _, slope = torch.func.jvp(lambda x: classifier(x).logsumexp(1).sum(), (images.detach(),), (along,))
+    torch.testing.assert_close(slope, (expected * along).sum())
 
 
 def test_a_file_says_which_network_it_holds(tmp_path):

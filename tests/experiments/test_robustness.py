@@ -211,10 +211,13 @@ def test_the_export_is_what_robustbench_measures(world, monkeypatch):
 def test_the_bench_measures_the_same_step_twice():
     from experiments.bench import distill as bench
 
-    given = SimpleNamespace(student="resnet8", teacher="resnet8", batch=2, device="cpu", precision="float32")
+    given = SimpleNamespace(
+        student="resnet8", teacher="resnet8", batch=2, device="cpu", precision="float32", repeat=1
+    )
     for name, method in bench.METHODS.items():
-        made = bench.Bench(dataclasses.replace(method, steps=1), given)
+        method = dataclasses.replace(method, steps=1)
+        made = bench.Bench(method, given, torch.contiguous_format)
         moved = made.attacked_labels()
         assert 0 < float((moved - made.images).abs().max()) <= float(method.eps) + 1e-6
-        ours, plain = bench.measure(made, 1)
+        ours, plain = bench.measure(method, given)
         assert min(ours, plain) > 0, name
