@@ -7,7 +7,7 @@ imported when an attack of theirs is asked for; both come with the extra `robust
 import inspect
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -53,7 +53,8 @@ def attack(
         eps: radius, images being in [0, 1].
         norm: "Linf" or "L2".
         options: handed to the attack: `steps`, `alpha`, …; for "autoattack" `version` "standard" (the
-            default), "plus" or "rand", and `batch_size`.
+            default), "plus" or "rand", `attacks`, those of its parts that run, such as ("apgd-ce",
+            "apgd-t"), and `batch_size`.
 
     Raises:
         ValueError: for an unknown name, norm or option, or AutoAttack's deterministic versions on a
@@ -148,6 +149,7 @@ def _autoattack(
     norm: str,
     *,
     version: str = "standard",
+    attacks: Sequence[str] | None = None,
     batch_size: int = 128,
     seed: int = 0,
 ) -> Attack:
@@ -167,6 +169,12 @@ def _autoattack(
             )
         settings: dict[str, Any] = {"norm": norm, "version": version}
         made: Any = AutoAttack(model, eps=eps, device=images.device, seed=seed, **settings)
+        if attacks is not None:
+            wrong = [part for part in attacks if part not in made.attacks_to_run]
+            if wrong:
+                parts = ", ".join(made.attacks_to_run)
+                raise ValueError(f"AutoAttack's {version} version has no part {wrong[0]!r}; it has {parts}")
+            made.attacks_to_run = list(attacks)
         others = first.shape[1] - 1
         made.apgd_targeted.n_target_classes = min(made.apgd_targeted.n_target_classes, others)
         made.fab.n_target_classes = min(made.fab.n_target_classes, others)

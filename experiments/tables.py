@@ -24,6 +24,7 @@ HEADS = {
     "pgd-sat": "PGD-SAT",
     "pgd-trades": "PGD-TRADES",
     "cw": "CW",
+    "apgd": "APGD",
     "autoattack": "AA",
     "w pgd-sat": "W PGD-SAT",
     "nrr": "NRR",

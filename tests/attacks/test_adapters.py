@@ -71,6 +71,19 @@ def test_autoattack_runs_its_full_length_and_gives_the_trace_back(model, labels)
     assert (model(found).argmax(1) == labels).float().mean() < 1
 
 
+def test_parts_of_autoattack_are_those_of_its_standard_version(model, labels):
+    from pyautoattack import AutoAttack
+
+    parts = ["apgd-ce", "apgd-t"]
+    ours = attack("autoattack", model, eps=0.03, attacks=parts)(IMAGES, labels)
+    own = AutoAttack(model, eps=0.03, version="custom", attacks=parts, seed=0)
+    own.apgd.n_restarts = 1  # as in the standard version
+    theirs = own.run_standard_evaluation(IMAGES, labels, batch_size=128)[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"no part 'apgd-dlr'; it has apgd-ce, apgd-t, fab-t, square"):
+        attack("autoattack", model, attacks=["apgd-dlr"])(IMAGES, labels)
+
+
 def test_autoattacks_deterministic_versions_refuse_a_random_classifier(labels):
     class Random(nn.Module):
         def __init__(self):

@@ -45,20 +45,22 @@ def run(world, out, *more):
 @pytest.mark.slow
 def test_every_column_lands_in_the_report_and_the_table(world, tmp_path, capsys):
     out = tmp_path / "trades-1"
-    assert run(world, out, "--images", "20", "--autoattack-images", "10", "--eps", "4") == 0
+    some = ("--images", "20", "--autoattack-images", "10", "--apgd-images", "15", "--eps", "4")
+    assert run(world, out, *some, "--attack", *robustness.ATTACKS) == 0
     report = json.loads((out / "report.json").read_text())
     rows = {row["attack"]: row for row in report["rows"]}
-    assert list(rows) == ["null", *robustness.COLUMNS]
+    assert list(rows) == ["null", *robustness.ATTACKS]
     assert {name: row["images"] for name, row in rows.items()} == {
         **dict.fromkeys(("null", *robustness.COLUMNS), 20),
         "autoattack": 10,
+        "apgd": 15,
     }
     assert all(row["linf"] <= 4 + 1e-3 for row in rows.values())
     assert report["figures"]["clean"] == pytest.approx(100 * rows["null"]["average"])
     capsys.readouterr()
     assert tables.main([str(out / "report.json")]) == 0
     assert capsys.readouterr().out.startswith(
-        "| method | seeds | clean | FGSM | PGD-SAT | PGD-TRADES | CW | AA |"
+        "| method | seeds | clean | FGSM | PGD-SAT | PGD-TRADES | CW | APGD | AA |"
     )
 
 
