@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
 
 from distill.classifier import Normalised, describes_itself, load, located
 from distill.networks import CifarResNet
@@ -36,6 +38,22 @@ def cifar_network(path: str | Path) -> nn.Module:
     network = CifarResNet(6 * blocks + 2, len(state["linear.bias"]))
     network.load_state_dict(state)
     return Normalised(network, *IMAGENET).eval().requires_grad_(False)
+
+
+def folded(classifier: nn.Module) -> nn.Module:
+    """Return a classifier in evaluation mode with its batch normalisation folded into its convolutions.
+
+    It is the same function up to rounding, and up to a quarter faster to attack. A classifier that cannot be
+    traced is returned as it is.
+    """
+    if not isinstance(classifier, Normalised) or classifier.training:
+        return classifier
+    try:
+        network = fuse(classifier.network)
+    except (TraceError, TypeError, NotImplementedError):  # its forward pass branches on what it sees
+        return classifier
+    made = Normalised(network, classifier.mean.flatten().tolist(), classifier.std.flatten().tolist())
+    return made.eval().requires_grad_(False).to(classifier.mean.device)
 
 
 class SmallVgg(nn.Module):

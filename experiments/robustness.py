@@ -28,7 +28,7 @@ from attacks.evaluate import NULL, Attack, Record, Row, evaluate, summarise, tab
 from diffusion.load import fingerprint
 from distill.images import labelled, to_unit
 from experiments.evaluate import balanced
-from experiments.networks import cifar_network
+from experiments.networks import cifar_network, folded
 
 COLUMNS = ("fgsm", "pgd-sat", "pgd-trades", "cw", "autoattack")
 ATTACKS = (*COLUMNS, "apgd")
@@ -142,6 +142,7 @@ def _run(given: argparse.Namespace) -> None:
     chosen = data[balanced(data.labels, count, given.seed)]
     settings = {key: str(value) for key, value in vars(given).items() if key not in PLACES}
     settings["weights"] = fingerprint(model)
+    model = folded(model)
     given.out.mkdir(parents=True, exist_ok=True)
     attacks = columns(model, given.eps / 255, given.batch, given.seed)
     records: list[Record] = []

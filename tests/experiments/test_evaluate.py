@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from distill.classifier import Classifier
 from experiments import evaluate as command
 from experiments.__main__ import main
 from experiments.cifar import LABELS, cifar10
-from experiments.networks import CifarResNet, SmallVgg, cifar_network
+from experiments.networks import CifarResNet, SmallVgg, cifar_network, folded
 from imaging.perceptual import Lpips
 
 pytestmark = pytest.mark.filterwarnings("default")  # matplotlib's and RobustBench's own warnings
@@ -275,3 +276,28 @@ def test_a_copy_that_cannot_be_installed_is_one_clear_line(tmp_path, monkeypatch
     monkeypatch.setattr(robustbench.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(robustbench.BrokenInstallError, match="pip install --force-reinstall --no-deps"):
         robustbench._install("robustbench==1.1.1", tmp_path / "package")
+
+
+@pytest.mark.parametrize(("name", "left"), [("resnet20", 0), ("mobilenet-v2", 0), ("wrn-10-1", 4)])
+def test_folding_keeps_the_function_and_its_gradient(name, left):
+    torch.manual_seed(0)
+    classifier = Classifier(name).train()
+    images = torch.rand(8, 3, 16, 16)
+    with torch.no_grad():
+        classifier(images)  # statistics that are not those of a fresh network
+    classifier.eval().requires_grad_(False)
+    found = folded(classifier)
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in found.modules()) == left
+    slopes = []
+    for network in (classifier, found):
+        x = images.clone().requires_grad_()
+        logits = network(x)
+        slopes.append((logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), x)[0]))
+    for expected, got in zip(*slopes, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_what_cannot_be_folded_is_left_as_it_is():
+    untraceable, other = Classifier("dynamic-16").eval(), nn.Flatten()
+    assert folded(untraceable) is untraceable
+    assert folded(other) is other
