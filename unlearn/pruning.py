@@ -53,17 +53,17 @@ def neuron_pruning(
 
     Masks in [0, 1] descend `alpha` times the clean loss and 1 - `alpha` times that under the worst relative
     perturbation of weights and biases within `eps`, found by one signed step. Channels are then pruned from
-    the lowest mask on, until accuracy on held-out pictures has fallen by `allowed`; none above 0.9. The
-    authors take 2,000 steps.
+    the lowest mask on, none above 0.9: as many as cost no more accuracy than `allowed` on the same pictures,
+    which so few factors hardly learn by heart, and of which a fifth could not tell two per cent. The authors
+    take 2,000 steps.
     """
-    learn, hold = held_out(len(images), generator)
     network.requires_grad_(False)
     masks = ChannelMasks(network)
     noise = [*masks.gains, *masks.shifts]
     descent = torch.optim.SGD(masks.masks.parameters(), lr=learning_rate, momentum=0.9)
     for _ in range(steps):
-        order = torch.randint(len(learn), (min(batch_size, len(learn)),), generator=generator)
-        some, own = images[learn[order]], labels[learn[order]]
+        order = torch.randint(len(images), (min(batch_size, len(images)),), generator=generator)
+        some, own = images[order], labels[order]
         with masks.applied():
             for each in noise:
                 each.data.zero_()
@@ -86,7 +86,7 @@ def neuron_pruning(
     singles = [
         (masks.layers[number], torch.tensor([channel])) for value, number, channel in ranked if value <= 0.9
     ]
-    _prune_while(network, singles, images[hold], labels[hold], allowed)
+    _prune_while(network, singles, images, labels, allowed)
     return network
 
 
@@ -129,11 +129,21 @@ def _prune_while(
     labels: Labels,
     allowed: float,
 ) -> None:
-    """Prune portion after portion, and take the one back with which too much accuracy is lost."""
-    least = accuracy(network, images, labels) - allowed
+    """Prune the most portions, from the first on, that cost no more accuracy than `allowed`.
+
+    Accuracy may come back with a later portion, so that pruning goes on until twice as much is lost.
+    """
+    before = accuracy(network, images, labels)
+    gone: list[tuple[Layer, Tensor, Tensor, Tensor]] = []
+    kept = 0
     for layer, channels in portions:
-        before = layer.norm.weight[channels].clone(), layer.norm.bias[channels].clone()
+        norm = layer.norm
+        gone.append((layer, channels, norm.weight[channels].clone(), norm.bias[channels].clone()))
         prune(layer, channels)
-        if accuracy(network, images, labels) < least:
-            layer.norm.weight[channels], layer.norm.bias[channels] = before
-            return
+        lost = before - accuracy(network, images, labels)
+        if lost <= allowed:
+            kept = len(gone)
+        elif lost > 2 * allowed:
+            break
+    for layer, channels, weight, bias in gone[kept:]:
+        layer.norm.weight[channels], layer.norm.bias[channels] = weight, bias

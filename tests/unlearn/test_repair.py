@@ -1,10 +1,13 @@
 """Repairs: what each does to a network by its definition, and that a planted backdoor goes."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from attacks import NonFiniteError
+from unlearn import pruning
 from unlearn.channels import ChannelMasks, layers_of, lipschitz, prune
 from unlearn.measures import measure
 from unlearn.repairs import REPAIRS, repair
@@ -127,6 +130,27 @@ def test_layers_are_convolutions_with_their_normalisation(backdoored):
     assert [(layer.name, layer.conv.out_channels) for layer in found] == [("1", 12), ("5", 16)]
     with pytest.raises(ValueError, match="no convolution with batch normalisation"):
         layers_of(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "pruned"),
+    [
+        ([0.9, 0.87, 0.89, 0.885, 0.87, 0.85, 0.99], 3),  # what one channel costs, another brings back
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 6),
+        ([0.9, 0.8], 0),
+    ],
+)
+def test_most_channels_go_that_cost_no_more_than_is_allowed(backdoored, monkeypatch, accuracies, pruned):
+    network, told = copy.deepcopy(backdoored), iter(accuracies)
+    monkeypatch.setattr(pruning, "accuracy", lambda *given: next(told))
+    layer = layers_of(network)[0]
+    weight, bias = layer.norm.weight.clone(), layer.norm.bias.clone()
+    portions = [(layer, torch.tensor([2 * channel])) for channel in range(6)]
+    pruning._prune_while(network, portions, *pictures(4, 0), 0.02)
+    gone = torch.zeros(12, dtype=torch.bool)
+    gone[0 : 2 * pruned : 2] = True
+    assert torch.equal(layer.norm.weight, torch.where(gone, 0, weight))
+    assert torch.equal(layer.norm.bias, torch.where(gone, 0, bias))
 
 
 def test_a_pruned_channel_says_nothing(backdoored):
