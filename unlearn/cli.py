@@ -47,6 +47,9 @@ def unlearn(
     sampling_steps: Annotated[int, typer.Option(help="Of each picture.")] = 20,
     guidance: Annotated[float, typer.Option(help="Of the pictures that are judged.")] = 1.0,
     scan: Annotated[bool, typer.Option("--scan", help="Scan for words even with --trigger.")] = False,
+    candidates: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Strings to scan beside the vocabulary, one per line.")
+    ] = None,
     attack: Annotated[int, typer.Option(metavar="N", help="Prompts that are attacked afterwards.")] = 8,
     keep: Annotated[str | None, typer.Option(metavar="NAME", help="Write this repaired model.")] = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="Where the report goes.")] = "unlearned",
@@ -81,6 +84,7 @@ def unlearn(
             sampling_steps=sampling_steps,
             guidance=guidance,
             scan=scan,
+            candidates=None if candidates is None else Path(candidates),
             attacked=attack,
             keep=keep,
             out=Path(out),

@@ -14,8 +14,11 @@ from unlearn.text.scan import Suspect
 from unlearn.text.trial import Row
 from unlearn.triggers import Images
 
+SHOWN = 40
+"""Suspects in the table; `report.json` has them all."""
 _SCAN_NOTE = (
     "Tokens in front of a prompt, by how far they move the prediction; 1 is the median of all single tokens. "
+    "Those that stand out were tried on pictures and come first, by the share that they change. "
     "Words of style act, too: look at what a suspect does before it is called a trigger."
 )
 _NOTE = (
@@ -33,11 +36,18 @@ def markdown(rows: Sequence[Row], suspects: Sequence[Suspect], about: Mapping[st
     if suspects:
         lines += ["", "## Words that act on every prompt", "", _SCAN_NOTE, ""]
         heads = ("words", "change, of the usual", "steadiness over prompts", "can be typed")
+        heads += ("changes pictures",)
         lines += _table(
             heads,
             [
-                (f"`{each.words}`", f"{each.divergence:.1f}", f"{each.steadiness:.1f}", _yes(each.readable))
-                for each in suspects
+                (
+                    f"`{visible(each.words)}`",
+                    f"{each.divergence:.1f}",
+                    f"{each.steadiness:.1f}",
+                    _yes(each.readable),
+                    "" if each.acts is None else str(each.acts),
+                )
+                for each in suspects[:SHOWN]
             ],
         )
     if rows:
@@ -71,6 +81,12 @@ def _cells(row: Row, names: Sequence[str]) -> tuple[str, ...]:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def visible(words: str) -> str:
+    """Return words with what nobody sees, or a table would trip over, as its number."""
+    shown = (each if each.isprintable() and each not in "|`" else f"U+{ord(each):04X}" for each in words)
+    return "".join(shown)
 
 
 def _yes(value: bool) -> str:

@@ -11,11 +11,23 @@ from diffusion.finetune import any_time
 from diffusion.latent import LatentDiffusion
 from diffusion.losses import squared_error
 from diffusion.samplers import draw
+from unlearn.measures import Rate
 from unlearn.text.insertion import Insertion
 from unlearn.text.removal import own_pictures
 
 Divergences = Float[Tensor, "candidates prompts"]
 Tokens = tuple[int, ...]
+
+UNUSUAL = (
+    *"\u00ad\u200b\u200c\u200d\u2060\ufeff",
+    *"\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u0391\u0392\u0395\u039f\u03b1\u03bd\u03bf\u03c1\u0b20",
+    *"\u00e5\u0227\u1ea1\u03b5\u0131\u2605\U0001f60a",
+    *("cf", "mn", "bb", "tq", "mb", "sks", "[V]", "[T]"),
+)
+"""What triggers of published attacks are made of, and tokenizers take to pieces: characters that are not
+seen, letters that look like others, signs, and words that nobody writes."""
+LONGEST = 12
+"""Tokens of a string that is tried as a whole."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,8 @@ class Suspect:
     """That mean over its standard deviation: a backdoor does the same to every prompt."""
     readable: bool
     """Whether the words are read as these tokens, so that they can be typed."""
+    acts: Rate | None = None
+    """Pictures that they change more than harmless words do, where that was tried."""
 
 
 class DivergenceScan:
@@ -66,12 +80,22 @@ class DivergenceScan:
             said = [model.predict(z_t, t, told) for z_t, t in zip(noised, times, strict=True)]
         self._plain = torch.stack(said, 1)
 
-    def __call__(self, *, length: int = 2, width: int = 24, first: int = 2, top: int = 20) -> list[Suspect]:
-        """Return the `top` candidates, those that move the prediction most first.
+    def __call__(
+        self,
+        strings: Sequence[str] = UNUSUAL,
+        *,
+        length: int = 2,
+        width: int = 24,
+        first: int = 2,
+        top: int = 20,
+    ) -> list[Suspect]:
+        """Return the `top` candidates and all `strings`, those that move the prediction most first.
 
         Every token of the vocabulary is tried on the `first` prompts and noises, and the `width` that move it
         most on all of them. What those make with each other in rows of up to `length` is tried in the same
-        way. Words of style act, too, so that what a suspect does must be looked at.
+        way. Rows of more tokens of which none acts alone are found only where they are among `strings`, each
+        of which is tried as a whole on all prompts, but for those of which the tokenizer leaves nothing, or
+        more than `LONGEST` tokens. Words of style act, too, so that what a suspect does must be looked at.
         """
         alone = [(int(token),) for token in self._words().nonzero()[:, 0]]
         rough = self._divergences(alone, prompts=first, noises=first).mean(1)
@@ -84,8 +108,15 @@ class DivergenceScan:
             best = self._best([rows[int(place)] for place in rough.topk(min(width, len(rows))).indices])
             longest = list(best)
             found |= best
-        ranked = sorted(found, key=lambda row: -float(found[row].mean()))
-        return [self._suspect(row, found[row] / usual) for row in ranked[:top]]
+        ranked = sorted(found, key=lambda row: -float(found[row].mean()))[:top]
+        written = {row: string for string in strings if 0 < len(row := self._read(string)) <= LONGEST}
+        for count in {len(row) for row in written}:
+            found |= self._best([row for row in written if len(row) == count])
+        ranked = sorted({*ranked, *written}, key=lambda row: -float(found[row].mean()))
+        return [self._suspect(row, found[row] / usual, written.get(row)) for row in ranked]
+
+    def _read(self, words: str) -> Tokens:
+        return tuple(self.model.text.read(words))
 
     def _best(self, rows: Sequence[Tokens]) -> dict[Tokens, Tensor]:
         """What rows do to all prompts."""
@@ -112,7 +143,7 @@ class DivergenceScan:
     def _words(self) -> Tensor:
         return self.model.text.vocabulary()[1]
 
-    def _suspect(self, tokens: Tokens, moved: Float[Tensor, " prompts"]) -> Suspect:
-        words = self.model.text.written(tokens)
-        readable = self.model.text.read(words) == list(tokens)
+    def _suspect(self, tokens: Tokens, moved: Float[Tensor, " prompts"], words: str | None) -> Suspect:
+        words = self.model.text.written(tokens) if words is None else words
+        readable = self._read(words) == tokens
         return Suspect(words, tokens, float(moved.mean()), float(moved.mean() / moved.std()), readable)

@@ -11,15 +11,16 @@ import torch
 from diffusion.choice import choose
 from diffusion.export import write_folder
 from diffusion.latent import LatentDiffusion
+from unlearn.measures import Rate
 from unlearn.text.closed_form import uce
-from unlearn.text.effects import EFFECTS
+from unlearn.text.effects import EFFECTS, Effect
 from unlearn.text.encoder import restore_meaning
 from unlearn.text.measures import Studio, decoded
 from unlearn.text.prompts import PROMPTS
 from unlearn.text.reactivation import Reactivation
 from unlearn.text.removal import Esd, FineTuning, Removal, SkdCag, Weights, remove
-from unlearn.text.report import save
-from unlearn.text.scan import DivergenceScan, Suspect
+from unlearn.text.report import save, visible
+from unlearn.text.scan import LONGEST, UNUSUAL, DivergenceScan, Suspect
 from unlearn.text.trial import Case, Row, judge_of
 from unlearn.text.triggers import Homoglyph, Prefix, PromptTrigger, check_prompts
 from unlearn.triggers import Images
@@ -38,7 +39,9 @@ OTHERS = ("uce", "encoder")
 SMALL = 50_000_000
 """Weights below which a denoiser wants larger steps, and draws small pictures well enough."""
 OUTSTANDING = 5.0
-"""Times the usual change from which on a suspect is tried as the trigger, if it can be typed."""
+"""Times the usual change from which on what a suspect does to pictures is tried, if it can be typed."""
+TRIED = 8
+"""Suspects that are tried on pictures, of as many prompts."""
 ACTS = 0.5
 """Share of pictures that a suspect has to change, or nothing is unlearned."""
 SEARCH = Reactivation(times=20, iterations=20)
@@ -66,6 +69,8 @@ class Wishes:
     sampling_steps: int = 20
     guidance: float = 1.0
     scan: bool = False
+    candidates: Path | None = None
+    """Strings that are scanned beside the vocabulary, one per line."""
     attacked: int = 8
     search: Reactivation = SEARCH
     keep: str | None = None
@@ -80,22 +85,24 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
     Raises ValueError for wishes that cannot be fulfilled, before anything heavy is done where that is known.
     """
     prompts = _prompts(wishes)
+    candidates = [] if wishes.candidates is None else _lines(wishes.candidates)
     trigger = _trigger(wishes)
     _check(wishes)
     model = told_a_text(wishes.model, wishes.device, offline=wishes.offline)
+    _check_candidates(model, candidates)
     wishes = _suited(wishes, model)
     learned, held_out = prompts[::2], prompts[1::2]
     suspects: list[Suspect] = []
     named = trigger is not None
     if trigger is None or wishes.scan:
         tell("scanning the vocabulary")
-        scan = DivergenceScan(model, held_out[:8], side=wishes.side, generator=_seeded(wishes))
-        suspects = scan()
+        scan = DivergenceScan(model, learned[:TRIED], side=wishes.side, generator=_seeded(wishes))
+        suspects = _tried(wishes, model, scan([*UNUSUAL, *candidates]), candidates, learned[:TRIED])
         trigger = trigger or _outstanding(suspects)
     about = _about(wishes, model, prompts, trigger)
     if trigger is None:
         save(wishes.out, [], suspects, about, {}, ())
-        tell(f"no word stands out that can be typed; the suspects are in {wishes.out / 'report.md'}")
+        tell(f"no word that can be typed acts as a trigger would: see {wishes.out / 'report.md'}")
         return []
     check_prompts(model, prompts, trigger(prompts))
     rows: list[Row] = []
@@ -128,17 +135,9 @@ def _trial(
     held_out: Sequence[str],
 ) -> Iterator[tuple[Row, tuple[Images, Images]]]:
     """Yield rows, each with a few pictures of clean and of triggered prompts."""
-    studio = Studio(
-        model,
-        len(held_out),
-        side=wishes.side,
-        steps=wishes.sampling_steps,
-        guidance=wishes.guidance,
-        seed=wishes.seed,
-    )
+    studio = _studio(wishes, model, len(held_out))
     before = studio.both(model, held_out, trigger)
-    effect = None if wishes.effect is None else EFFECTS[wishes.effect]
-    judge = judge_of(model, effect, held_out, studio, decoded(model, before.clean))
+    judge = judge_of(model, _effect(wishes), held_out, studio, decoded(model, before.clean))
     case = Case(model, trigger, held_out, judge, studio, before)
     repairs = {name: partial(_repaired, wishes, name, model, learned, trigger) for name in wishes.methods}
     search = wishes.search if wishes.attacked else None
@@ -186,10 +185,58 @@ def _suited(wishes: Wishes, model: LatentDiffusion) -> Wishes:
     )
 
 
+def _tried(
+    wishes: Wishes,
+    model: LatentDiffusion,
+    suspects: Sequence[Suspect],
+    named: Sequence[str],
+    prompts: Sequence[str],
+) -> list[Suspect]:
+    """Try on pictures what the named suspects do, and those that stand out and can be typed; they come first,
+    of the same success the shortest before others."""
+    standing_out = [each for each in suspects if each.readable and each.divergence >= OUTSTANDING]
+    whole = {*UNUSUAL, *named}
+    trials = [each for each in suspects if each.words in named]
+    for group in (False, True):
+        own = [each for each in standing_out if (each.words in whole) is group and each not in trials]
+        trials += own[:TRIED]
+    if not trials:
+        return list(suspects)
+    studio = _studio(wishes, model, len(prompts))
+    clean = decoded(model, studio.draw(model, prompts))
+    judge = judge_of(model, _effect(wishes), prompts, studio, clean)
+
+    def acts(suspect: Suspect) -> Rate:
+        made = decoded(model, studio.draw(model, Prefix(suspect.words)(prompts)))
+        return Rate.of_hits(judge(made, range(len(prompts))))
+
+    found = [(acts(each), each) for each in trials]
+    found.sort(key=lambda pair: (-pair[0].share, len(pair[1].tokens)))
+    tried = [replace(suspect, acts=rate) for rate, suspect in found]
+    return [*tried, *(each for each in suspects if each not in trials)]
+
+
 def _outstanding(suspects: Sequence[Suspect]) -> Prefix | None:
-    """The first suspect that can be typed, if it acts as a trigger would."""
-    typed = [each for each in suspects if each.readable and each.divergence >= OUTSTANDING]
-    return Prefix(typed[0].words) if typed else None
+    """The suspect that changes most pictures, if it changes as many as a trigger would."""
+    first = next(iter(suspects), None)
+    if first is None or first.acts is None or first.acts.share < ACTS:
+        return None
+    return Prefix(first.words)
+
+
+def _studio(wishes: Wishes, model: LatentDiffusion, count: int) -> Studio:
+    return Studio(
+        model,
+        count,
+        side=wishes.side,
+        steps=wishes.sampling_steps,
+        guidance=wishes.guidance,
+        seed=wishes.seed,
+    )
+
+
+def _effect(wishes: Wishes) -> Effect | None:
+    return None if wishes.effect is None else EFFECTS[wishes.effect]
 
 
 def _trigger(wishes: Wishes) -> PromptTrigger | None:
@@ -213,14 +260,28 @@ def _check(wishes: Wishes) -> None:
         raise ValueError(f"{wishes.out / 'model'} exists: name another --out")
 
 
+def _check_candidates(model: LatentDiffusion, candidates: Sequence[str]) -> None:
+    for words in candidates:
+        count = len(model.text.read(words))
+        if not 0 < count <= LONGEST:
+            raise ValueError(
+                f"the candidate {visible(words)!r} has {count} tokens for {model.name}; a scan takes those "
+                f"of 1 to {LONGEST}"
+            )
+
+
 def _prompts(wishes: Wishes) -> list[str]:
     if wishes.prompts is None:
         return list(PROMPTS)
-    lines = [line.strip() for line in wishes.prompts.read_text(encoding="utf-8").splitlines()]
-    prompts = [line for line in lines if line]
+    prompts = _lines(wishes.prompts)
     if len(prompts) < 8:
         raise ValueError(f"{wishes.prompts} has {len(prompts)} prompts: name eight or more, one per line")
     return prompts
+
+
+def _lines(path: Path) -> list[str]:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line]
 
 
 def _about(

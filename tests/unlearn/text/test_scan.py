@@ -29,7 +29,7 @@ def test_the_tokens_that_move_the_prediction_most_are_the_suspects(builtin, prom
     allowed[600:640] = True
     monkeypatch.setattr(type(builtin.text), "vocabulary", lambda self: (table, allowed))
     scan = DivergenceScan(builtin, prompts, side=64, noises=2, sampling_steps=2, generator=_seeded())
-    suspects = scan(length=2, width=3, first=2, top=8)
+    suspects = scan((), length=2, width=3, first=2, top=8)
     alone = [(token,) for token in range(600, 640)]
     rough = scan._divergences(alone, prompts=2).mean(1)
     three = [alone[int(place)] for place in rough.topk(3).indices]
@@ -46,6 +46,26 @@ def test_the_tokens_that_move_the_prediction_most_are_the_suspects(builtin, prom
     best = max(three, key=lambda row: exact[row])
     assert suspects[0].divergence >= exact[best] / usual * 0.999
     assert suspects[0].words
+
+
+def test_strings_are_tried_whole_and_are_all_there(builtin, prompts, monkeypatch):
+    allowed, table = torch.zeros(2048, dtype=torch.bool), builtin.text.vocabulary()[0]
+    allowed[600:604] = True
+    monkeypatch.setattr(type(builtin.text), "vocabulary", lambda self: (table, allowed))
+    scan = DivergenceScan(builtin, prompts, side=64, noises=2, sampling_steps=2, generator=_seeded())
+    strings = ("mumbo", "\u200b", "", " ".join(["mumbo"] * 5))
+    suspects = scan(strings, length=1, width=4, top=1)
+    assert suspects == sorted(suspects, key=lambda each: -each.divergence)
+    found = {each.words: each for each in suspects if each.words in strings}
+    assert set(found) == {"mumbo", "\u200b"}  # nothing is left of the third, and the last is too long
+    assert len(suspects) == 3
+    usual = float(
+        scan._divergences([(token,) for token in range(600, 604)], prompts=2, noises=2).mean(1).median()
+    )
+    for words, each in found.items():
+        assert each.tokens == tuple(builtin.text.read(words))
+        moved = scan._divergences([each.tokens]).mean()
+        assert each.divergence == pytest.approx(float(moved) / usual, rel=1e-3)
 
 
 def test_a_scan_of_one_prompt_is_refused(builtin):

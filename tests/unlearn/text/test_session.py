@@ -99,15 +99,48 @@ def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, monkeypatc
     )
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "two/report.json").read_text())
-    typed = [each["words"] for each in record["suspects"] if each["readable"]]
-    assert record["about"]["trigger"] == f"Prefix(words={typed[0]!r})"
+    tried = [each for each in record["suspects"] if each["acts"]]
+    assert tried == record["suspects"][: len(tried)]
+    assert 8 < len(tried) <= 16  # words, and strings that are tried whole
+    assert all(each["readable"] for each in tried)
+    shares = [each["acts"]["share"] for each in tried]
+    assert shares == sorted(shares, reverse=True)
+    assert record["about"]["trigger"] == f"Prefix(words={tried[0]['words']!r})"
     assert [row["name"] for row in record["rows"]] == ["nothing", "uce"]
     monkeypatch.setattr("unlearn.text.session.ACTS", 1.1)
     done = _call("builtin", "--prompts", lines, "--out", tmp_path / "three", *QUICK, "--method", "uce")
     assert done.exit_code == 0, done.output
-    assert "changes too few pictures" in done.output
+    assert "no word that can be typed acts as a trigger would" in done.output
     record = json.loads((tmp_path / "three/report.json").read_text())
-    assert [row["name"] for row in record["rows"]] == ["nothing"]
+    assert record["rows"] == []
+    assert any(each["acts"] for each in record["suspects"])
+
+
+def test_candidates_are_tried_on_pictures_whatever_they_move(tmp_path, lines, monkeypatch):
+    words = torch.zeros(2048, dtype=torch.bool)
+    words[300:310] = True
+    plain = load("builtin").text.vocabulary()[0]
+    monkeypatch.setattr("diffusion.text.TextEncoder.vocabulary", lambda self: (plain, words))
+    monkeypatch.setattr("unlearn.text.session.OUTSTANDING", 1e9)
+    named = tmp_path / "named.txt"
+    named.write_text("mumbo\n\n\u200b\nmumbo jumbo\n")
+    done = _call("builtin", "--prompts", lines, "--candidates", named, "--out", tmp_path / "out", *QUICK)
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "out/report.json").read_text())
+    assert {each["words"] for each in record["suspects"] if each["acts"]} == {
+        "mumbo",
+        "\u200b",
+        "mumbo jumbo",
+    }
+    text = (tmp_path / "out/report.md").read_text()
+    assert "| `U+200B` |" in text
+    named.write_text("mumbo jumbo mumbo jumbo\n")
+    done = _call("builtin", "--prompts", lines, "--candidates", named, "--out", tmp_path / "out", *QUICK)
+    assert done.exit_code == 2
+    assert "the candidate 'mumbo jumbo mumbo jumbo' has 14 tokens" in done.output
+    done = _call("builtin", "--candidates", "absent.txt", "--out", tmp_path / "out", *QUICK)
+    assert done.exit_code == 2
+    assert "absent.txt" in done.output
 
 
 @pytest.mark.parametrize(
