@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class Part:
     groups: list[str]
 
     @classmethod
-    def all_of(cls, name: str, pictures: EqualisedPictures) -> "list[Part]":
+    def all_of(cls, name: str, pictures: EqualisedPictures) -> list[Self]:
         """Return a set, and where it names several generators the pictures of each beside all real ones."""
         images, labels = pictures.images(), pictures.labels.numpy()
         found = [cls(name, images, labels, pictures.groups)]
@@ -84,9 +85,15 @@ class Part:
             found += [found[0]._only(each, (labels == 0) | (sources == each)) for each in generators]
         return found
 
-    def _only(self, source: str, chosen: np.ndarray) -> "Part":
+    def _only(self, source: str, chosen: np.ndarray) -> Self:
         groups = [group for group, taken in zip(self.groups, chosen, strict=True) if taken]
-        return Part(f"{self.name}, {source}", self.images[chosen], self.labels[chosen], groups)
+        return replace(
+            self,
+            name=f"{self.name}, {source}",
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            groups=groups,
+        )
 
     @cached_property
     def key(self) -> str:

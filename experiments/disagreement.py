@@ -113,7 +113,7 @@ def _run(given: argparse.Namespace) -> None:
     if not 1 <= given.images <= len(pictures):
         raise ValueError(f"there are {len(pictures)} training pictures; asked for {given.images}")
     model = load(given.model, device=given.device)
-    networks = [load_classifier(each).to(given.device) for each in (given.teacher, given.student)]
+    teacher, student = (load_classifier(each).to(given.device) for each in (given.teacher, given.student))
     order = torch.randperm(len(pictures), generator=generator_of(given.seed))[: given.images]
     pixels: list[Tensor] = []
     kept: list[Tensor] = []
@@ -124,7 +124,8 @@ def _run(given: argparse.Namespace) -> None:
         labels = pictures.labels[some].to(given.device)
         made = disagreeing(
             model,
-            *networks,
+            teacher,
+            student,
             images,
             labels,
             t=given.t,
@@ -134,9 +135,9 @@ def _run(given: argparse.Namespace) -> None:
         )
         rounded = (made * 255).round().to(torch.uint8)
         with torch.no_grad():
-            true = networks[0](to_unit(rounded)).argmax(1) == labels
-            before.append(gap(*networks, images, labels))
-            after.append(gap(*networks, to_unit(rounded), labels)[true])
+            true = teacher(to_unit(rounded)).argmax(1) == labels
+            before.append(gap(teacher, student, images, labels))
+            after.append(gap(teacher, student, to_unit(rounded), labels)[true])
         pixels.append(rounded[true].cpu())
         kept.append(labels[true].cpu())
     labels = torch.cat(kept)

@@ -138,10 +138,12 @@ class Gallery:
     def _save(self, picture: str, method: str, image: Tensor, seconds: float) -> None:
         """Write a picture whole or not at all, after what is measured of it."""
         original, path = self.originals[picture], self._path(picture, method)
-        seen = [float(measure(image, original)) for measure in (metrics.linf, metrics.psnr, metrics.ssim)]
+        linf, psnr, ssim = (
+            float(each(image, original)) for each in (metrics.linf, metrics.psnr, metrics.ssim)
+        )
         apart = None if self._lpips is None else float(self._lpips(image, original))
         path.parent.mkdir(parents=True, exist_ok=True)
-        told = Visible(picture, method, *seen, apart, round(seconds, 2))
+        told = Visible(picture, method, linf, psnr, ssim, apart, round(seconds, 2))
         path.with_suffix(".json").write_text(json.dumps(asdict(told)) + "\n")
         partial = path.with_suffix(".part.png")
         write(Picture.from_pixels(image), partial, overwrite=True)

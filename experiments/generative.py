@@ -25,6 +25,7 @@ from attacks.generative import Ace, AtkPdm, LatentDiffAttack, PromptAttack, diff
 from diffusion.latent import LatentDiffusion
 from diffusion.load import load
 from diffusion.model import DiffusionModel
+from diffusion.pixel import PixelDiffusion
 from experiments.cifar import LABELS, cifar10
 from experiments.evaluate import balanced
 from experiments.networks import cifar_network, efficientnet_lite0
@@ -81,8 +82,9 @@ def _ace(world: World, generator: torch.Generator, gain: bool) -> Tensor:
 
 def _p2p(world: World, generator: torch.Generator, gain: bool) -> Tensor:
     attack = PromptAttack(rounds=200, rate=5e-4 if gain else 0.0)
-    given = (world.model, world.classifier, world.images, world.labels, world.names)
-    return attack(*given, generator=generator).images
+    assert isinstance(world.model, LatentDiffusion | PixelDiffusion)
+    given = (world.classifier, world.images, world.labels, world.names)
+    return attack(world.model, *given, generator=generator).images
 
 
 def _atkpdm(world: World, generator: torch.Generator, gain: bool, classify: bool = False) -> Tensor:

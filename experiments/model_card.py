@@ -120,6 +120,7 @@ def main(data: str) -> None:
     _, paintings = load_examples(root, PAINTINGS, short_side=SIDE)
     _, kodak = load_examples(root, KODAK, short_side=SIDE)
     model = load("builtin")
+    assert isinstance(model, LatentDiffusion)
     lines = ["## Figures", "", "Round trip through the autoencoder at 256 px, PSNR in dB:", ""]
     lines += ["| pictures | number | mean | worst |", "|---|---|---|---|"]
     for name, examples in (
@@ -152,6 +153,7 @@ def main(data: str) -> None:
     ]
 
     painter = load("builtin-inpainting")
+    assert isinstance(painter, LatentDiffusion)
     masks = random_masks(24, SIDE, generator=torch.Generator().manual_seed(4))
     keep = masks.mean((1, 2, 3)) < 0.9
     right, wrong = context_effect(painter, z[:24][keep], images[:24][keep], masks[keep])

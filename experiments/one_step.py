@@ -61,7 +61,7 @@ class OneStepDistillation(L.LightningModule):
         z, states = noised(teacher.schedule, teacher.encode(images), noise, times[0]), []
         for time, move in zip(times, ddim(teacher, t, self.hparams.steps), strict=True):
             states.append((time, z))
-            z = move(z, images, lambda *_: noise)
+            z = move(z, images, lambda like, part=0: noise)
         return states, z
 
     def losses(self, states: list[tuple[int, Tensor]], end: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ colours."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -143,7 +144,7 @@ class PictureCrops(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         side = self.short_side
         images = [centre(example.pixels, side) for example in self.held_out]
-        items = [
+        items: Any = [
             {"image": image, "caption": e.caption} for image, e in zip(images, self.held_out, strict=True)
         ]
         return DataLoader(items, batch_size=self.batch_size)

@@ -86,7 +86,7 @@ def thief_of(
         raise ValueError(f"there is no outline {outline!r}; available: {', '.join(masks)}")
     threat = create("inpainting" if name.startswith("inpainting") else name)
     model = models.load(models.painter if threat.inpaints else models.denoiser)
-    own = {"mask": 1 - masks[outline], **settings} if threat.inpaints else settings
+    own: dict[str, Any] = {"mask": 1 - masks[outline], **settings} if threat.inpaints else dict(settings)
     threat = replace(
         threat.suited(model), **{key: value for key, value in own.items() if hasattr(threat, key)}
     )
@@ -159,8 +159,9 @@ def _rows(
     share = len(apart) // len(seeds)
     for place, seed in enumerate(seeds):
         own = slice(place * share, (place + 1) * share)
-        figures = [_mean(column[own]) for column in (damage, psnr, distance, short, price)]
-        yield Row(picture, one.version, one.thief, one.counter_measure, seed, *figures, digest)
+        columns = {"damage": damage, "psnr": psnr, "lpips": distance, "short": short, "price": price}
+        figures: dict[str, Any] = {name: _mean(column[own]) for name, column in columns.items()}
+        yield Row(picture, one.version, one.thief, one.counter_measure, seed, settings=digest, **figures)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -44,9 +44,9 @@ def small_bert(tokenizer: PreTrainedTokenizerFast, *, width: int = 32) -> BertFo
         num_attention_heads=2,
         intermediate_size=2 * width,
         max_position_embeddings=64,
-        num_labels=len(LABELS),
         pad_token_id=tokenizer.pad_token_id,
     )
+    config.num_labels = len(LABELS)
     return BertForSequenceClassification(config)
 
 

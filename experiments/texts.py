@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -141,7 +142,7 @@ class LabelledTexts(L.LightningDataModule):
         return self._loader(self.held_out, shuffle=False)
 
     def _loader(self, texts: Texts, *, shuffle: bool) -> DataLoader:
-        pairs = list(zip(*texts, strict=True))
+        pairs: Any = list(zip(*texts, strict=True))
         return DataLoader(pairs, batch_size=self.batch_size, shuffle=shuffle, collate_fn=self._collate)
 
     def _collate(self, pairs: list[tuple[str, int]]) -> dict[str, torch.Tensor]:

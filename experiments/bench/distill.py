@@ -46,9 +46,9 @@ class Bench:
         torch.manual_seed(0)
         device = torch.device(given.device)
         self.method, self.device = method, device
-        self.student = Classifier(given.student).to(device, memory_format=layout).train()
+        self.student = Classifier(given.student).to(device).to(memory_format=layout).train()
         self.teachers = {
-            part: Classifier(given.teacher).to(device, memory_format=layout).eval().requires_grad_(False)
+            part: Classifier(given.teacher).to(device).to(memory_format=layout).eval().requires_grad_(False)
             for part in method.teachers
         }
         self.average = WeightAverage(self.student, Ema()) if method.averaged else None

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,20 +75,21 @@ def sd15_shaped(width: float, *, inpaints: bool = False) -> DiffusionModel:
     def channels(*full: int) -> tuple[int, ...]:
         return tuple(int(count * width) // 32 * 32 for count in full)
 
-    vae = AutoencoderKL(
+    vae: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=channels(128, 256, 512, 512),
         layers_per_block=2,
     )
-    unet = UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=64,
         in_channels=9 if inpaints else 4,
         block_out_channels=channels(320, 640, 1280, 1280),
         cross_attention_dim=768,
         attention_head_dim=8,
     )
-    return LatentDiffusion(vae, unet, NoiseSchedule.scaled_linear(), texts=[Words()], name="sd15-shaped")
+    words: Any = Words()
+    return LatentDiffusion(vae, unet, NoiseSchedule.scaled_linear(), texts=[words], name="sd15-shaped")
 
 
 def plain_step(name: str, model: DiffusionModel, target: Tensor) -> Step:
@@ -269,17 +271,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="*", metavar="METHOD")
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    arguments = parser.parse_args(arguments)
-    if arguments.case:
-        case = json.loads(arguments.case)
+    given = parser.parse_args(arguments)
+    if given.case:
+        case = json.loads(given.case)
         print(json.dumps(run_whole(case) if case.get("whole") else run_case(case)))
         return
-    if arguments.whole:
-        _whole(arguments.methods or list(EVERY), arguments.side, arguments.device)
+    if given.whole:
+        _whole(given.methods or list(EVERY), given.side, given.device)
         return
-    shared = {key: getattr(arguments, key) for key in ("shape", "width", "side", "steps", "device")}
+    shared = {key: getattr(given, key) for key in ("shape", "width", "side", "steps", "device")}
     print(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", sep="\n")
-    for method in arguments.methods or METHODS:
+    for method in given.methods or METHODS:
         plain, ours, single = (_in_fresh_process({**shared, "method": method, "route": r}) for r in ROUTES)
         ratios = [case["seconds"] / plain["seconds"] for case in (ours, single)]
         memory = ours["megabytes"] / plain["megabytes"]

@@ -104,6 +104,7 @@ def _gradient(
             for _ in range(case["draws"]):
                 leaf = images.detach().requires_grad_()
                 cross_entropy(defended(leaf), labels[: len(images)]).sum().backward()
+                assert leaf.grad is not None
                 total += leaf.grad
             return total / case["draws"]
 
