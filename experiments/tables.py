@@ -4,7 +4,9 @@
 
 prints a Markdown table with one row for each folder's name, in the order given; folders that differ only in a
 number at the end (`ard-1`, `ard-2`) are seeds of one row, of which mean and standard deviation are printed.
-`--csv FILE` writes the figures of every report. Figures are per cent of test images.
+`--csv FILE` writes the figures of every report. Figures are per cent of test images. `--less A B` adds by how
+much A is better than B on the same images, from the records beside the reports; the intervals, of 95 %, are
+over images, each averaged over its seeds, and say nothing of other seeds.
 """
 
 import argparse
@@ -16,7 +18,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from attacks.evaluate import NULL, read_records
+
 Figures = Mapping[str, float]
+Shares = dict[tuple[int, int], float]
+"""How often images are right, by their number and label."""
 
 HEADS = {
     "clean": "clean",
@@ -87,6 +93,66 @@ def _cell(
     return f"{text} ± {statistics.stdev(own):.2f}" if len(own) > 1 else text
 
 
+def differences(reports: Sequence[Path], pairs: Sequence[tuple[str, str]]) -> str:
+    """Return a Markdown table of how much better the first method of each pair is, on the same images.
+
+    Raises ValueError for a method without a report, and methods that were not judged on the same images.
+    """
+    folders: dict[str, list[Path]] = {}
+    for path in reports:
+        folders.setdefault(method_of(path.resolve().parent.name), []).append(path.parent)
+    rows: list[tuple[str, dict[str, str]]] = []
+    for pair in pairs:
+        for name in pair:
+            if name not in folders:
+                raise ValueError(f"there is no report of {name!r}; there are {', '.join(folders)}")
+        one, other = (_shares([_right(folder) for folder in folders[name]]) for name in pair)
+        found = {each: _less(pair, one[each], other[each]) for each in HEADS if each in one and each in other}
+        if not found:
+            raise ValueError(f"{' and '.join(pair)} have no records of the same attack beside their reports")
+        rows.append((f"{pair[0]} less {pair[1]}", found))
+    columns = [each for each in HEADS if any(each in found for _, found in rows)]
+    lines = ["| difference | " + " | ".join(HEADS[each] for each in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    lines += [f"| {name} | {' | '.join(found.get(each, '') for each in columns)} |" for name, found in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _right(folder: Path) -> dict[str, Shares]:
+    """How often images are right under each attack, of the run on most images."""
+    runs: dict[tuple[str, str], Shares] = {}
+    for record in read_records(folder / "records.jsonl"):
+        name = "clean" if record.attack == NULL else record.attack
+        runs.setdefault((name, record.settings), {})[record.index, record.label] = record.correct
+    largest: dict[str, Shares] = {}
+    for (name, _), run in runs.items():
+        largest[name] = max(largest.get(name, {}), run, key=len)
+    clean, robust = largest.get("clean", {}), largest.get("pgd-sat", {})
+    if robust and set(clean) == set(robust):
+        largest["w pgd-sat"] = {image: (clean[image] + robust[image]) / 2 for image in clean}
+    return largest
+
+
+def _shares(seeds: Sequence[dict[str, Shares]]) -> dict[str, Shares]:
+    """The mean over seeds of what all of them were judged by."""
+    names = set.intersection(*(set(seed) for seed in seeds))
+    return {
+        name: {
+            image: statistics.fmean(seed[name][image] for seed in seeds)
+            for image in set.intersection(*(set(seed[name]) for seed in seeds))
+        }
+        for name in names
+    }
+
+
+def _less(pair: tuple[str, str], one: Shares, other: Shares) -> str:
+    if set(one) != set(other) or len(one) < 2:
+        raise ValueError(f"{' and '.join(pair)} were not judged on the same images")
+    apart = [100 * (one[image] - other[image]) for image in one]
+    half = 1.96 * statistics.stdev(apart) / len(apart) ** 0.5
+    return f"{statistics.fmean(apart):+.1f} ± {half:.1f}"
+
+
 def write_csv(reports: Sequence[tuple[str, Figures]], path: Path) -> None:
     """Write one line for each report, empty where it has no figure."""
     with path.open("w", newline="") as file:
@@ -104,15 +170,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("reports", nargs="+", type=Path)
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--less", nargs=2, action="append", default=[], metavar=("A", "B"))
     given = parser.parse_args(arguments)
     try:
         reports = read(given.reports)
         if given.csv is not None:
             write_csv(reports, given.csv)
+        apart = differences(given.reports, [(a, b) for a, b in given.less])
     except (ValueError, OSError) as error:
         print(f"tables: {error}", file=sys.stderr)
         return 1
     print(table(reports), end="")
+    if given.less:
+        print(f"\n{apart}", end="")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.evaluate import Row
+from attacks.evaluate import Record, Row
 from distill.classifier import Classifier
 from experiments import robustness, tables
 from experiments.__main__ import main
@@ -170,6 +171,52 @@ def test_reports_of_two_radii_or_none_make_no_table(tmp_path, capsys):
     printed = capsys.readouterr().err.splitlines()
     assert printed[0].endswith("reports of several radii make no table: eps 4.0, 8.0")
     assert "is no report of" in printed[1]
+
+
+def records(path, attack, right, settings="all"):
+    lines = [
+        asdict(Record(index, 3, attack, (3 if hit else 1,), (1,), 1, 4.0, 0.1, 0.0, settings))
+        for index, hit in enumerate(right)
+    ]
+    with (path.parent / "records.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    return path
+
+
+def test_methods_are_compared_on_the_same_images(tmp_path, capsys):
+    """Seeds are averaged image by image; of runs on some and on all images the larger one counts."""
+    one = [report(tmp_path / f"ard-{seed}", clean=50.0) for seed in (1, 2)]
+    other = report(tmp_path / "trades", clean=50.0)
+    records(one[0], "null", [1, 1, 1, 0])
+    records(one[0], "null", [0, 0], settings="some")
+    records(one[1], "null", [1, 1, 0, 0])
+    records(other, "null", [0, 1, 0, 1])
+    for path, right in zip((*one, other), ([1, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]), strict=True):
+        records(path, "pgd-sat", right)
+    given = [*map(str, one), str(other)]
+    assert tables.main([*given, "--less", "ard", "trades"]) == 0
+    clean, robust = np.array([1, 0, 0.5, -1]), np.array([1, 0, 0.5, -1])
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "| difference | clean | PGD-SAT | W PGD-SAT |",
+        "|---|---|---|---|",
+        "| ard less trades | "
+        + " | ".join(
+            f"{100 * each.mean():+.1f} ± {196 * each.std(ddof=1) / 2:.1f}"
+            for each in (clean, robust, (clean + robust) / 2)
+        )
+        + " |",
+    ]
+    assert tables.main([*given, "--less", "ard", "rslad"]) == 1
+    records(other, "cw", [0, 1])
+    records(one[0], "cw", [0, 1, 1])
+    records(one[1], "cw", [0, 1, 1])
+    assert tables.main([*given, "--less", "ard", "trades"]) == 1
+    bare = report(tmp_path / "mart", clean=50.0)
+    assert tables.main([*given, str(bare), "--less", "ard", "mart"]) == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0].endswith("there is no report of 'rslad'; there are ard, trades")
+    assert printed[1].endswith("ard and trades were not judged on the same images")
+    assert printed[2].endswith("ard and mart have no records of the same attack beside their reports")
 
 
 # ---- RobustBench
