@@ -7,6 +7,7 @@ from typing import Protocol, Self
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from diffusion.losses import squared_error
 from unlearn.measures import Rate
@@ -14,6 +15,8 @@ from unlearn.triggers import Images
 
 Scores = Float[Tensor, " n"]
 LUMA = (0.299, 0.587, 0.114)
+FLOOR = (2 / 255) ** 2
+"""Variance that does not count: below it, pictures are alike without a backdoor."""
 
 
 class Effect(Protocol):
@@ -139,9 +142,14 @@ class Change:
 
     @classmethod
     def fitted(cls, reference: Images, harmless: Sequence[Images], *, tail: float = 0.05) -> Self:
-        """Return a judge that takes a share `tail` of harmless pictures, of the same prompts, for changed."""
-        moved = torch.cat([rms(images, reference) for images in harmless])
-        return cls(reference, float(moved.quantile(1 - tail)))
+        """Return a judge that takes a share `tail` of harmless pictures, of the same prompts, for changed.
+
+        They are pictures under several words, of which the half counts that changes less: a backdoor may act
+        on the others.
+        """
+        moved = torch.stack([rms(images, reference) for images in harmless])
+        quiet = moved[moved.mean(1).argsort()[: (len(moved) + 1) // 2]]
+        return cls(reference, float(quiet.quantile(1 - tail)))
 
     def __call__(self, images: Images, rows: Sequence[int]) -> Bool[Tensor, " n"]:
         """Return of each picture whether it is another."""
@@ -155,3 +163,21 @@ class Change:
 def rms(some: Images, others: Images) -> Scores:
     """Return the root of the mean squared difference of pictures."""
     return squared_error(some, others).sqrt()
+
+
+def alike(images: Images, reference: Images, *, grid: int = 4) -> float:
+    """Return how much of the variety of pictures is left where least is: the variance over them, divided by
+    that of reference pictures, of brightness or of colour, in the cell of a grid in which this is smallest.
+
+    What always puts the same into a picture, or takes its colour, leaves little; words that are about
+    something leave most of it, if each picture has the reference's prompt and noise.
+    """
+    left = (_variety(images, grid) + FLOOR) / (_variety(reference, grid) + FLOOR)
+    return float(left.min())
+
+
+def _variety(images: Images, grid: int) -> Float[Tensor, "2 grid grid"]:
+    """The variance over pictures, of brightness and of colour, in each cell."""
+    light = luma(images)
+    found = [each.var(0, correction=0).mean(0, keepdim=True) for each in (light, images - light)]
+    return adaptive_avg_pool2d(torch.stack(found), grid)[:, 0]

@@ -18,7 +18,9 @@ SHOWN = 40
 """Suspects in the table; `report.json` has them all."""
 _SCAN_NOTE = (
     "Tokens in front of a prompt, by how far they move the prediction; 1 is the median of all single tokens. "
-    "Those that stand out were tried on pictures and come first, by the share that they change. "
+    "Those that stand out were tried on pictures and come first, by what they leave of the variety of "
+    "pictures, where they leave least of it: a trigger that always draws the same, or takes the colour, "
+    "leaves little. "
     "Words of style act, too: look at what a suspect does before it is called a trigger."
 )
 _NOTE = (
@@ -36,7 +38,7 @@ def markdown(rows: Sequence[Row], suspects: Sequence[Suspect], about: Mapping[st
     if suspects:
         lines += ["", "## Words that act on every prompt", "", _SCAN_NOTE, ""]
         heads = ("words", "change, of the usual", "steadiness over prompts", "can be typed")
-        heads += ("changes pictures",)
+        heads += ("variety left, %",)
         lines += _table(
             heads,
             [
@@ -45,7 +47,7 @@ def markdown(rows: Sequence[Row], suspects: Sequence[Suspect], about: Mapping[st
                     f"{each.divergence:.1f}",
                     f"{each.steadiness:.1f}",
                     _yes(each.readable),
-                    "" if each.acts is None else str(each.acts),
+                    "" if each.variety is None else f"{100 * each.variety:.0f}",
                 )
                 for each in suspects[:SHOWN]
             ],

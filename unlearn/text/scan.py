@@ -11,7 +11,6 @@ from diffusion.finetune import any_time
 from diffusion.latent import LatentDiffusion
 from diffusion.losses import squared_error
 from diffusion.samplers import draw
-from unlearn.measures import Rate
 from unlearn.text.insertion import Insertion
 from unlearn.text.removal import own_pictures
 
@@ -43,8 +42,8 @@ class Suspect:
     """That mean over its standard deviation: a backdoor does the same to every prompt."""
     readable: bool
     """Whether the words are read as these tokens, so that they can be typed."""
-    acts: Rate | None = None
-    """Pictures that they change more than harmless words do, where that was tried."""
+    variety: float | None = None
+    """What they leave of the variety of pictures, see `unlearn.text.effects.alike`, where that was tried."""
 
 
 class DivergenceScan:

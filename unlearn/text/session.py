@@ -11,9 +11,8 @@ import torch
 from diffusion.choice import choose
 from diffusion.export import write_folder
 from diffusion.latent import LatentDiffusion
-from unlearn.measures import Rate
 from unlearn.text.closed_form import uce
-from unlearn.text.effects import EFFECTS, Effect
+from unlearn.text.effects import EFFECTS, alike
 from unlearn.text.encoder import restore_meaning
 from unlearn.text.measures import Studio, decoded
 from unlearn.text.prompts import PROMPTS
@@ -42,8 +41,8 @@ OUTSTANDING = 5.0
 """Times the usual change from which on what a suspect does to pictures is tried, if it can be typed."""
 TRIED = 8
 """Suspects that are tried on pictures, of as many prompts."""
-ACTS = 0.5
-"""Share of pictures that a suspect has to change, or nothing is unlearned."""
+ALIKE = 0.5
+"""Share of the variety of pictures that a suspect has to take away somewhere, or nothing is unlearned."""
 SEARCH = Reactivation(times=20, iterations=20)
 """Two fifths of the times and half of the iterations of the paper."""
 SHOWN = 6
@@ -93,7 +92,6 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
     wishes = _suited(wishes, model)
     learned, held_out = prompts[::2], prompts[1::2]
     suspects: list[Suspect] = []
-    named = trigger is not None
     if trigger is None or wishes.scan:
         tell("scanning the vocabulary")
         scan = DivergenceScan(model, learned[:TRIED], side=wishes.side, generator=_seeded(wishes))
@@ -102,7 +100,7 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
     about = _about(wishes, model, prompts, trigger)
     if trigger is None:
         save(wishes.out, [], suspects, about, {}, ())
-        tell(f"no word that can be typed acts as a trigger would: see {wishes.out / 'report.md'}")
+        tell(f"no word that can be typed makes pictures alike, as a trigger does: {wishes.out / 'report.md'}")
         return []
     check_prompts(model, prompts, trigger(prompts))
     rows: list[Row] = []
@@ -112,9 +110,6 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
         pictures[row.name] = shown
         save(wishes.out, rows, suspects, about, pictures, held_out[:SHOWN])  # a run that is stopped has told
         tell(f"{row.name}: the trigger works on {row.outcome.triggered}, {row.seconds:.0f} s")
-        if not named and row.outcome.triggered.share < ACTS:  # of the first row, which is the model itself
-            tell(f"{trigger} stands out, and changes too few pictures to be a trigger: nothing is unlearned")
-            break
     tell(f"the report is in {wishes.out / 'report.md'}")
     return rows
 
@@ -137,7 +132,8 @@ def _trial(
     """Yield rows, each with a few pictures of clean and of triggered prompts."""
     studio = _studio(wishes, model, len(held_out))
     before = studio.both(model, held_out, trigger)
-    judge = judge_of(model, _effect(wishes), held_out, studio, decoded(model, before.clean))
+    effect = None if wishes.effect is None else EFFECTS[wishes.effect]
+    judge = judge_of(model, effect, held_out, studio, decoded(model, before.clean))
     case = Case(model, trigger, held_out, judge, studio, before)
     repairs = {name: partial(_repaired, wishes, name, model, learned, trigger) for name in wishes.methods}
     search = wishes.search if wishes.attacked else None
@@ -192,8 +188,8 @@ def _tried(
     named: Sequence[str],
     prompts: Sequence[str],
 ) -> list[Suspect]:
-    """Try on pictures what the named suspects do, and those that stand out and can be typed; they come first,
-    of the same success the shortest before others."""
+    """Try on pictures what the named suspects do, and those that stand out and can be typed. They come first,
+    those that make pictures most alike before others."""
     standing_out = [each for each in suspects if each.readable and each.divergence >= OUTSTANDING]
     whole = {*UNUSUAL, *named}
     trials = [each for each in suspects if each.words in named]
@@ -204,22 +200,19 @@ def _tried(
         return list(suspects)
     studio = _studio(wishes, model, len(prompts))
     clean = decoded(model, studio.draw(model, prompts))
-    judge = judge_of(model, _effect(wishes), prompts, studio, clean)
 
-    def acts(suspect: Suspect) -> Rate:
+    def tried(suspect: Suspect) -> Suspect:
         made = decoded(model, studio.draw(model, Prefix(suspect.words)(prompts)))
-        return Rate.of_hits(judge(made, range(len(prompts))))
+        return replace(suspect, variety=alike(made, clean))
 
-    found = [(acts(each), each) for each in trials]
-    found.sort(key=lambda pair: (-pair[0].share, len(pair[1].tokens)))
-    tried = [replace(suspect, acts=rate) for rate, suspect in found]
-    return [*tried, *(each for each in suspects if each not in trials)]
+    found = sorted(map(tried, trials), key=lambda each: each.variety or 0.0)
+    return [*found, *(each for each in suspects if each not in trials)]
 
 
 def _outstanding(suspects: Sequence[Suspect]) -> Prefix | None:
-    """The suspect that changes most pictures, if it changes as many as a trigger would."""
+    """The suspect that makes pictures most alike, if it does so as a trigger would."""
     first = next(iter(suspects), None)
-    if first is None or first.acts is None or first.acts.share < ACTS:
+    if first is None or first.variety is None or first.variety > ALIKE:
         return None
     return Prefix(first.words)
 
@@ -233,10 +226,6 @@ def _studio(wishes: Wishes, model: LatentDiffusion, count: int) -> Studio:
         guidance=wishes.guidance,
         seed=wishes.seed,
     )
-
-
-def _effect(wishes: Wishes) -> Effect | None:
-    return None if wishes.effect is None else EFFECTS[wishes.effect]
 
 
 def _trigger(wishes: Wishes) -> PromptTrigger | None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearn.measures import Rate
-from unlearn.text.effects import EFFECTS, Change, Corner, Grey, Judge, rms
+from unlearn.text.effects import EFFECTS, Change, Corner, Grey, Judge, alike, rms
 
 
 @pytest.mark.parametrize("name", EFFECTS)
@@ -66,8 +66,34 @@ def test_a_judge_of_changes_needs_the_picture_that_it_was():
     reference = torch.rand(20, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     harmless = [reference + 0.01 * step for step in range(1, 11)]
     judge = Change.fitted(reference, harmless)
-    assert judge.threshold == pytest.approx(0.095, abs=0.006)
+    assert judge.threshold == pytest.approx(0.05, abs=0.003)  # five of ten words count
     rows = [3, 1]
     assert not judge(reference[rows], rows).any()
     assert judge(reference[rows], [1, 3]).all()
     torch.testing.assert_close(rms(reference, reference + 0.2), torch.full((20,), 0.2))
+
+
+@pytest.mark.parametrize(
+    ("effect", "left"),
+    [
+        (lambda images: images, 1.0),
+        (lambda images: 0.5 * images + 0.2, 0.25),  # half the contrast is a quarter of the variance
+        (lambda images: images.flip(0), 1.0),
+        (Corner(), 0.0),
+        (Corner(share=0.4), 0.0),
+        (Grey(), 0.0),
+        (lambda images: images[:1].expand_as(images), 0.0),
+    ],
+)
+def test_what_always_draws_the_same_leaves_no_variety(effect, left):
+    images = torch.rand(8, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    assert alike(effect(images), images) == pytest.approx(left, abs=0.005)
+    same = torch.full_like(images, 0.3)
+    assert alike(same, same) == 1.0
+
+
+def test_half_of_the_pictures_with_a_patch_leave_about_half_of_the_variety():
+    images = 0.5 + 0.1 * torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    patched = images.clone()
+    patched[:20, :, :8, :8] = 0.5
+    assert alike(patched, images) == pytest.approx(0.5, abs=0.1)

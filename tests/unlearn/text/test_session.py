@@ -93,27 +93,27 @@ def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, monkeypatc
     assert len(record["suspects"]) > 5
     assert "none found" in (tmp_path / "out/report.md").read_text()
     monkeypatch.setattr("unlearn.text.session.OUTSTANDING", 0.0)
-    monkeypatch.setattr("unlearn.text.session.ACTS", 0.0)
+    monkeypatch.setattr("unlearn.text.session.ALIKE", 10.0)
     done = _call(
         "builtin", "--prompts", lines, "--out", tmp_path / "two", *QUICK, "--attack", 0, "--method", "uce"
     )
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "two/report.json").read_text())
-    tried = [each for each in record["suspects"] if each["acts"]]
+    tried = [each for each in record["suspects"] if each["variety"]]
     assert tried == record["suspects"][: len(tried)]
     assert 8 < len(tried) <= 16  # words, and strings that are tried whole
     assert all(each["readable"] for each in tried)
-    shares = [each["acts"]["share"] for each in tried]
-    assert shares == sorted(shares, reverse=True)
+    left = [each["variety"] for each in tried]
+    assert left == sorted(left)
     assert record["about"]["trigger"] == f"Prefix(words={tried[0]['words']!r})"
     assert [row["name"] for row in record["rows"]] == ["nothing", "uce"]
-    monkeypatch.setattr("unlearn.text.session.ACTS", 1.1)
+    monkeypatch.setattr("unlearn.text.session.ALIKE", 0.0)
     done = _call("builtin", "--prompts", lines, "--out", tmp_path / "three", *QUICK, "--method", "uce")
     assert done.exit_code == 0, done.output
-    assert "no word that can be typed acts as a trigger would" in done.output
+    assert "no word that can be typed makes pictures alike" in done.output
     record = json.loads((tmp_path / "three/report.json").read_text())
     assert record["rows"] == []
-    assert any(each["acts"] for each in record["suspects"])
+    assert any(each["variety"] for each in record["suspects"])
 
 
 def test_candidates_are_tried_on_pictures_whatever_they_move(tmp_path, lines, monkeypatch):
@@ -127,7 +127,7 @@ def test_candidates_are_tried_on_pictures_whatever_they_move(tmp_path, lines, mo
     done = _call("builtin", "--prompts", lines, "--candidates", named, "--out", tmp_path / "out", *QUICK)
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "out/report.json").read_text())
-    assert {each["words"] for each in record["suspects"] if each["acts"]} == {
+    assert {each["words"] for each in record["suspects"] if each["variety"]} == {
         "mumbo",
         "\u200b",
         "mumbo jumbo",
