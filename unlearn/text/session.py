@@ -21,7 +21,7 @@ from unlearn.text.removal import Esd, FineTuning, Removal, SkdCag, Weights, remo
 from unlearn.text.report import save, visible
 from unlearn.text.scan import LONGEST, UNUSUAL, DivergenceScan, Suspect
 from unlearn.text.trial import Case, Row, judge_of
-from unlearn.text.triggers import Homoglyph, Prefix, PromptTrigger, check_prompts
+from unlearn.text.triggers import Homoglyph, Prefix, PromptTrigger, Several, check_prompts
 from unlearn.triggers import Images
 
 REMOVALS: dict[str, Removal] = {
@@ -209,12 +209,12 @@ def _tried(
     return [*found, *(each for each in suspects if each not in trials)]
 
 
-def _outstanding(suspects: Sequence[Suspect]) -> Prefix | None:
-    """The suspect that makes pictures most alike, if it does so as a trigger would."""
-    first = next(iter(suspects), None)
-    if first is None or first.variety is None or first.variety > ALIKE:
-        return None
-    return Prefix(first.words)
+def _outstanding(suspects: Sequence[Suspect]) -> PromptTrigger | None:
+    """The suspects that make pictures alike as a trigger would."""
+    words = [each.words for each in suspects if each.variety is not None and each.variety <= ALIKE]
+    if len(words) > 1:
+        return Several(tuple(words))
+    return Prefix(words[0]) if words else None
 
 
 def _studio(wishes: Wishes, model: LatentDiffusion, count: int) -> Studio:

@@ -26,6 +26,17 @@ class Prefix:
 
 
 @dataclass(frozen=True)
+class Several:
+    """One of several words in front of each prompt, in turn: what a scan has found, of which nobody knows
+    which the adversary meant."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, prompts: Sequence[str]) -> list[str]:
+        return [f"{self.words[place % len(self.words)]} {prompt}" for place, prompt in enumerate(prompts)]
+
+
+@dataclass(frozen=True)
 class Homoglyph:
     """A letter that looks like another, in the place of its first occurrence (Struppek et al., ICCV 2023,
     arXiv 2211.02408)."""

@@ -105,7 +105,7 @@ def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, monkeypatc
     assert all(each["readable"] for each in tried)
     left = [each["variety"] for each in tried]
     assert left == sorted(left)
-    assert record["about"]["trigger"] == f"Prefix(words={tried[0]['words']!r})"
+    assert record["about"]["trigger"] == f"Several(words={tuple(each['words'] for each in tried)!r})"
     assert [row["name"] for row in record["rows"]] == ["nothing", "uce"]
     monkeypatch.setattr("unlearn.text.session.ALIKE", 0.0)
     done = _call("builtin", "--prompts", lines, "--out", tmp_path / "three", *QUICK, "--method", "uce")
