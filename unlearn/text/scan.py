@@ -94,7 +94,8 @@ class DivergenceScan:
         most on all of them. What those make with each other in rows of up to `length` is tried in the same
         way. Rows of more tokens of which none acts alone are found only where they are among `strings`, each
         of which is tried as a whole on all prompts, but for those of which the tokenizer leaves nothing, or
-        more than `LONGEST` tokens. Words of style act, too, so that what a suspect does must be looked at.
+        more than `LONGEST` tokens, or more than the prompts have room for. Words of style act, too, so that
+        what a suspect does must be looked at.
         """
         alone = [(int(token),) for token in self._words().nonzero()[:, 0]]
         rough = self._divergences(alone, prompts=first, noises=first).mean(1)
@@ -108,14 +109,25 @@ class DivergenceScan:
             longest = list(best)
             found |= best
         ranked = sorted(found, key=lambda row: -float(found[row].mean()))[:top]
-        written = {row: string for string in strings if 0 < len(row := self._read(string)) <= LONGEST}
-        for count in {len(row) for row in written}:
+        read = {self._read(string): string for string in strings}
+        fit = [count for count in {len(row) for row in read} if self._has_room(count)]
+        written = {row: string for row, string in read.items() if len(row) in fit}
+        for count in fit:
             found |= self._best([row for row in written if len(row) == count])
         ranked = sorted({*ranked, *written}, key=lambda row: -float(found[row].mean()))
         return [self._suspect(row, found[row] / usual, written.get(row)) for row in ranked]
 
     def _read(self, words: str) -> Tokens:
         return tuple(self.model.text.read(words))
+
+    def _has_room(self, tokens: int) -> bool:
+        if not 0 < tokens <= LONGEST:
+            return False
+        try:
+            Insertion(self.model, self.prompts, tokens)
+        except ValueError:
+            return False
+        return True
 
     def _best(self, rows: Sequence[Tokens]) -> dict[Tokens, Tensor]:
         """What rows do to all prompts."""

@@ -190,9 +190,13 @@ def _tried(
 ) -> list[Suspect]:
     """Try on pictures what the named suspects do, and those that stand out and can be typed. They come first,
     those that make pictures most alike before others."""
+    own_tokens = {tuple(model.text.read(words)): words for words in named}
+    for tokens, words in own_tokens.items():
+        if tokens not in {each.tokens for each in suspects}:
+            raise ValueError(f"the prompts leave no room for the candidate {visible(words)!r}: shorten them")
     standing_out = [each for each in suspects if each.readable and each.divergence >= OUTSTANDING]
     whole = {*UNUSUAL, *named}
-    trials = [each for each in suspects if each.words in named]
+    trials = [each for each in suspects if each.tokens in own_tokens]
     for group in (False, True):
         own = [each for each in standing_out if (each.words in whole) is group and each not in trials]
         trials += own[:TRIED]
@@ -241,6 +245,8 @@ def _check(wishes: Wishes) -> None:
     for name in wishes.methods:
         if name not in known:
             raise ValueError(f"unknown removal {name!r}; available: {', '.join(known)}")
+    if wishes.candidates is not None and not wishes.scan and (wishes.trigger or wishes.homoglyph):
+        raise ValueError("--candidates are for a scan: add --scan, or name no trigger")
     if wishes.keep is not None and wishes.keep not in wishes.methods:
         raise ValueError(f"--keep {wishes.keep} is no --method of this run")
     if wishes.effect is not None and wishes.effect not in EFFECTS:

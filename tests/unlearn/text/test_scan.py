@@ -68,6 +68,19 @@ def test_strings_are_tried_whole_and_are_all_there(builtin, prompts, monkeypatch
         assert each.divergence == pytest.approx(float(moved) / usual, rel=1e-3)
 
 
+def test_strings_that_the_prompts_have_no_room_for_are_left_out(builtin, monkeypatch):
+    allowed, table = torch.zeros(2048, dtype=torch.bool), builtin.text.vocabulary()[0]
+    allowed[600:602] = True
+    monkeypatch.setattr(type(builtin.text), "vocabulary", lambda self: (table, allowed))
+    long = " ".join(["red"] * (builtin.text.length - 5))  # room for three tokens between the marks
+    assert builtin.text.fit([f"x x x {long}", f"x x x x {long}"]) == [True, False]
+    scan = DivergenceScan(
+        builtin, [long, "red boats"], side=64, noises=1, sampling_steps=1, generator=_seeded()
+    )
+    suspects = scan(("mumbo", "mumbo jumbo"), length=1)
+    assert {"mumbo"} == {each.words for each in suspects} & {"mumbo", "mumbo jumbo"}
+
+
 def test_a_scan_of_one_prompt_is_refused(builtin):
     with pytest.raises(ValueError, match="two or more"):
         DivergenceScan(builtin, ["a house"], side=64)

@@ -150,6 +150,7 @@ def test_candidates_are_tried_on_pictures_whatever_they_move(tmp_path, lines, mo
         (("builtin", "--trigger", "tok", "--keep", "esd"), "no --method of this run"),
         (("builtin", "--trigger", "tok", "--homoglyph", "o=0"), "leave one of the two out"),
         (("builtin", "--homoglyph", "o"), "a homoglyph is a letter"),
+        (("builtin", "--trigger", "tok", "--candidates", __file__), "add --scan, or name no trigger"),
         (("builtin", "--trigger", " "), "drops the trigger"),
         (("builtin", "--homoglyph", "q=0"), "does not carry the trigger"),
         (("cifar10", "--trigger", "tok"), "told no text"),
