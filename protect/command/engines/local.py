@@ -19,6 +19,7 @@ import torch
 
 from imaging.batch.discover import Job, Plan
 from imaging.batch.runner import Finished
+from imaging.whole import sweep
 from protect.command import batch
 from protect.command.batch import FileProgress, Record, record_of
 from protect.command.engines.worker import Order, Reply, Worker, portable
@@ -135,6 +136,7 @@ class _Process:
             said = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
+            sweep(task.job.output.parent, self.process.pid or 0)
             task.deaths += 1
             said = None
         if not isinstance(said, float):
