@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,12 +174,11 @@ def test_reports_of_two_radii_or_none_make_no_table(tmp_path, capsys):
 
 def records(path, attack, right, settings="all"):
     lines = [
-        asdict(Record(index, 3, attack, (3 if hit else 1,), (1,), 1, 4.0, 0.1, 0.0, settings))
+        dataclasses.asdict(Record(index, 3, attack, (3 if hit else 1,), (1,), 1, 4.0, 0.1, 0.0, settings))
         for index, hit in enumerate(right)
     ]
     with (path.parent / "records.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
-    return path
 
 
 def test_methods_are_compared_on_the_same_images(tmp_path, capsys):

@@ -154,8 +154,6 @@ def test_most_channels_go_that_cost_no_more_than_is_allowed(backdoored, monkeypa
 
 
 def test_a_pruned_channel_says_nothing(backdoored):
-    import copy
-
     network = copy.deepcopy(backdoored)
     layer = layers_of(network)[0]
     chosen = torch.zeros(12, dtype=torch.bool)

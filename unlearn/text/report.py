@@ -37,8 +37,13 @@ def markdown(rows: Sequence[Row], suspects: Sequence[Suspect], about: Mapping[st
     lines += [f"- {name}: {value}" for name, value in about.items()]
     if suspects:
         lines += ["", "## Words that act on every prompt", "", _SCAN_NOTE, ""]
-        heads = ("words", "change, of the usual", "steadiness over prompts", "can be typed")
-        heads += ("variety left, %",)
+        heads = (
+            "words",
+            "change, of the usual",
+            "steadiness over prompts",
+            "can be typed",
+            "variety left, %",
+        )
         lines += _table(
             heads,
             [

@@ -191,14 +191,14 @@ def _tried(
     """Try on pictures what the named suspects do, and those that stand out and can be typed. They come first,
     those that make pictures most alike before others."""
     own_tokens = {tuple(model.text.read(words)): words for words in named}
+    scanned = {each.tokens for each in suspects}
     for tokens, words in own_tokens.items():
-        if tokens not in {each.tokens for each in suspects}:
+        if tokens not in scanned:
             raise ValueError(f"the prompts leave no room for the candidate {visible(words)!r}: shorten them")
     standing_out = [each for each in suspects if each.readable and each.divergence >= OUTSTANDING]
-    whole = {*UNUSUAL, *named}
     trials = [each for each in suspects if each.tokens in own_tokens]
     for group in (False, True):
-        own = [each for each in standing_out if (each.words in whole) is group and each not in trials]
+        own = [each for each in standing_out if (each.words in UNUSUAL) is group and each not in trials]
         trials += own[:TRIED]
     if not trials:
         return list(suspects)

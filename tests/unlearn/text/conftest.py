@@ -1,6 +1,7 @@
 """The built-in text-to-image model, and prompts of it."""
 
 import pytest
+import torch
 
 from diffusion.load import load
 
@@ -20,3 +21,16 @@ def builtin():
 @pytest.fixture
 def prompts():
     return list(PROMPTS)
+
+
+@pytest.fixture
+def small_vocabulary(builtin, monkeypatch):
+    """Lets a scan try the tokens from one number up to another alone."""
+    table = builtin.text.vocabulary()[0]
+
+    def choose(first, end):
+        words = torch.zeros(len(table), dtype=torch.bool)
+        words[first:end] = True
+        monkeypatch.setattr("diffusion.text.TextEncoder.vocabulary", lambda self: (table, words))
+
+    return choose

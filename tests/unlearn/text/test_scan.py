@@ -24,10 +24,8 @@ def test_a_divergence_is_the_mean_squared_change_of_the_prediction(builtin, prom
     assert float(found[1, 1]) == pytest.approx(float(torch.stack(values).mean()), rel=1e-3)
 
 
-def test_the_tokens_that_move_the_prediction_most_are_the_suspects(builtin, prompts, monkeypatch):
-    allowed, table = torch.zeros(2048, dtype=torch.bool), builtin.text.vocabulary()[0]
-    allowed[600:640] = True
-    monkeypatch.setattr(type(builtin.text), "vocabulary", lambda self: (table, allowed))
+def test_the_tokens_that_move_the_prediction_most_are_the_suspects(builtin, prompts, small_vocabulary):
+    small_vocabulary(600, 640)
     scan = DivergenceScan(builtin, prompts, side=64, noises=2, sampling_steps=2, generator=_seeded())
     suspects = scan((), length=2, width=3, first=2, top=8)
     alone = [(token,) for token in range(600, 640)]
@@ -48,10 +46,8 @@ def test_the_tokens_that_move_the_prediction_most_are_the_suspects(builtin, prom
     assert suspects[0].words
 
 
-def test_strings_are_tried_whole_and_are_all_there(builtin, prompts, monkeypatch):
-    allowed, table = torch.zeros(2048, dtype=torch.bool), builtin.text.vocabulary()[0]
-    allowed[600:604] = True
-    monkeypatch.setattr(type(builtin.text), "vocabulary", lambda self: (table, allowed))
+def test_strings_are_tried_whole_and_are_all_there(builtin, prompts, small_vocabulary):
+    small_vocabulary(600, 604)
     scan = DivergenceScan(builtin, prompts, side=64, noises=2, sampling_steps=2, generator=_seeded())
     strings = ("mumbo", "\u200b", "", " ".join(["mumbo"] * 5))
     suspects = scan(strings, length=1, width=4, top=1)
@@ -68,10 +64,8 @@ def test_strings_are_tried_whole_and_are_all_there(builtin, prompts, monkeypatch
         assert each.divergence == pytest.approx(float(moved) / usual, rel=1e-3)
 
 
-def test_strings_that_the_prompts_have_no_room_for_are_left_out(builtin, monkeypatch):
-    allowed, table = torch.zeros(2048, dtype=torch.bool), builtin.text.vocabulary()[0]
-    allowed[600:602] = True
-    monkeypatch.setattr(type(builtin.text), "vocabulary", lambda self: (table, allowed))
+def test_strings_that_the_prompts_have_no_room_for_are_left_out(builtin, small_vocabulary):
+    small_vocabulary(600, 602)
     long = " ".join(["red"] * (builtin.text.length - 5))  # room for three tokens between the marks
     assert builtin.text.fit([f"x x x {long}", f"x x x x {long}"]) == [True, False]
     scan = DivergenceScan(

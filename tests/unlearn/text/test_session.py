@@ -80,11 +80,8 @@ def test_a_homoglyph_is_taken_out_of_the_text_encoder(tmp_path, lines):
     assert all(name.startswith("texts.") for name in names)
 
 
-def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, monkeypatch):
-    words = torch.zeros(2048, dtype=torch.bool)
-    words[300:310] = True
-    plain = load("builtin").text.vocabulary()[0]
-    monkeypatch.setattr("diffusion.text.TextEncoder.vocabulary", lambda self: (plain, words))
+def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, small_vocabulary, monkeypatch):
+    small_vocabulary(300, 310)
     monkeypatch.setattr("unlearn.text.session.OUTSTANDING", 1e9)
     done = _call("builtin", "--prompts", lines, "--out", tmp_path / "out", *QUICK, "--quiet")
     assert done.exit_code == 0, done.output
@@ -116,11 +113,8 @@ def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, monkeypatc
     assert any(each["variety"] for each in record["suspects"])
 
 
-def test_candidates_are_tried_on_pictures_whatever_they_move(tmp_path, lines, monkeypatch):
-    words = torch.zeros(2048, dtype=torch.bool)
-    words[300:310] = True
-    plain = load("builtin").text.vocabulary()[0]
-    monkeypatch.setattr("diffusion.text.TextEncoder.vocabulary", lambda self: (plain, words))
+def test_candidates_are_tried_on_pictures_whatever_they_move(tmp_path, lines, small_vocabulary, monkeypatch):
+    small_vocabulary(300, 310)
     monkeypatch.setattr("unlearn.text.session.OUTSTANDING", 1e9)
     named = tmp_path / "named.txt"
     named.write_text("mumbo\n\n\u200b\nmumbo jumbo\n")
