@@ -136,7 +136,7 @@ class _Process:
             said = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            sweep(task.job.output.parent, self.process.pid or 0)
+            self._sweep(task)
             task.deaths += 1
             said = None
         if not isinstance(said, float):
@@ -149,8 +149,13 @@ class _Process:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+        if self.task is not None:
+            self._sweep(self.task)
         self.connection.close()
         self.process.close()
+
+    def _sweep(self, task: _Task) -> None:
+        sweep(task.job.output.parent, self.process.pid or 0)
 
 
 def _heard(crew: list[_Process]) -> list[_Process]:
