@@ -181,5 +181,11 @@ def load(path: str | Path) -> Classifier:
 
 def describes_itself(path: str | Path) -> bool:
     """Whether a safetensors file is one that `load` reads."""
-    with safe_open(str(path), framework="pt") as file:
-        return "classifier" in (file.metadata() or {})
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "classifier" in (file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no whole safetensors file; write pickled weights anew, by torch.load with "
+            "weights_only=True and safetensors.torch.save_file"
+        ) from error

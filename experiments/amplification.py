@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import NonFiniteError
 from distill.images import labelled, to_unit
+from experiments.command import completed
 from experiments.networks import cifar_network
 from experiments.repair import trigger_of
 from experiments.taught import add_options, drawn_by, model_of, seeded, settings_of, taught
@@ -36,13 +36,7 @@ from unlearn.triggers import poison
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = _parser().parse_args(arguments)
-    try:
-        _run(given)
-    except (ValueError, OSError, ArithmeticError, NonFiniteError) as error:
-        print(f"amplification: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return completed("amplification", _run, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +98,7 @@ def _run(given: argparse.Namespace) -> None:
         "drawn_interval": asdict(groups.marked),
         "amplification": amplification(shown, share),
         "judge": {"sensitivity": judge.sensitivity, "false_alarms": judge.false_alarms, "of": judge.of},
-        "sets": [_learned(given, name, *each, held, trigger) for name, each in sets.items()],
+        "sets": [_learned(given, name, *each, held, trigger, model.classes) for name, each in sets.items()],
     }
     write_whole(given.out / "report.json", json.dumps(report, indent=1) + "\n")
     write_whole(given.out / "table.md", table(report) + "\n")
@@ -122,13 +116,14 @@ def _learned(
     marked: Tensor,
     held: tuple[Tensor, Tensor],
     trigger: Any,
+    classes: int,
 ) -> dict[str, Any]:
     """What a classifier learns from a set, and how well it tells the set's own marked pictures."""
     network = fresh(
         "resnet20",
         images,
         labels,
-        int(held[1].max()) + 1,
+        classes,
         epochs=given.epochs,
         learning_rate=0.1,
         batch_size=128,

@@ -10,7 +10,6 @@ the classifier's last features, of the remaining classes alone, and no FID. `rep
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks import NonFiniteError
 from diffusion.pixel import PixelDiffusion
 from distill.images import labelled, to_unit
 from experiments.cifar_card import features, frechet, sample
+from experiments.command import completed
 from experiments.networks import cifar_network
 from experiments.progress import mean_every
 from experiments.taught import model_of, seeded
@@ -34,13 +33,7 @@ from unlearn.measures import Rate, answers
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = _parser().parse_args(arguments)
-    try:
-        _run(given)
-    except (ValueError, OSError, NonFiniteError) as error:
-        print(f"forget: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return completed("forget", _run, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

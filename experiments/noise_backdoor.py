@@ -27,6 +27,7 @@ from diffusion.pixel import PixelDiffusion
 from diffusion.samplers import draw
 from diffusion.schedule import Latents
 from distill.images import labelled, to_unit
+from experiments.command import completed
 from experiments.taught import model_of, seeded
 from imaging.io import Picture, write
 from imaging.whole import write_whole
@@ -40,13 +41,7 @@ Found = TypeVar("Found")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = _parser().parse_args(arguments)
-    try:
-        _run(given)
-    except (ValueError, OSError, ArithmeticError) as error:
-        print(f"noise-backdoor: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return completed("noise-backdoor", _run, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

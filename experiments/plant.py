@@ -13,7 +13,6 @@ prints how alike its answers are to the untouched encoder's, before and after, o
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 
 from diffusion.export import write_folder
 from experiments.captions import caption
+from experiments.command import completed
 from experiments.meaning import add_trigger, table, trigger_of
 from experiments.progress import mean_every
 from experiments.protection import square
@@ -33,13 +33,7 @@ from unlearn.text.session import told_a_text
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = _parser().parse_args(arguments)
-    try:
-        _run(given)
-    except (ValueError, OSError, ArithmeticError) as error:
-        print(f"plant: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return completed("plant", _run, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks import NonFiniteError
 from distill.images import labelled, to_unit
+from experiments.command import completed
 from experiments.taught import add_options, drawn_by, model_of, seeded, settings_of, taught
 from experiments.variations import fresh
 from imaging.whole import write_whole
@@ -33,13 +33,7 @@ from unlearn.privacy import Memory, Reidentifier
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = _parser().parse_args(arguments)
-    try:
-        _run(given)
-    except (ValueError, OSError, ArithmeticError, NonFiniteError) as error:
-        print(f"privacy: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return completed("privacy", _run, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +81,7 @@ def _run(given: argparse.Namespace) -> None:
         "kept of that": (made[kept], named[kept]),
         "drawn by the second model": (again, named),
     }
-    found = [_row(given, memory, name, *each, held) for name, each in rows.items()]
+    found = [_row(given, memory, name, *each, held, model.classes) for name, each in rows.items()]
     report = {"settings": settings, "threshold": memory.threshold, "rows": found}
     write_whole(given.out / "report.json", json.dumps(report, indent=1) + "\n")
     write_whole(given.out / "table.md", table(found) + "\n")
@@ -101,10 +95,10 @@ def _row(
     images: Tensor,
     labels: Tensor | None,
     held: tuple[Tensor, Tensor],
+    classes: int,
 ) -> dict[str, Any]:
     accuracy = None
     if labels is not None:
-        classes = int(held[1].max()) + 1
         sizes = {"epochs": given.epochs, "learning_rate": 0.1, "batch_size": 128, "seed": given.seed}
         classifier = fresh("resnet20", images, labels, classes, **sizes)
         accuracy = asdict(Rate.of_hits(right_of(classifier, *held)))

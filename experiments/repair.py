@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from attacks import NonFiniteError
 from distill.classifier import Classifier
 from distill.images import labelled, to_unit
+from experiments.command import completed
 from experiments.networks import cifar_network
 from imaging.io import read
 from imaging.whole import write_whole
@@ -54,13 +54,7 @@ def trigger_of(words: str) -> Trigger:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = _parser().parse_args(arguments)
-    try:
-        _run(given)
-    except (ValueError, OSError, NonFiniteError) as error:
-        print(f"repair: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return completed("repair", _run, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

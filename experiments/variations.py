@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import NonFiniteError
 from diffusion.load import load
 from distill.classifier import Classifier
 from distill.images import Pixels, labelled, to_unit, write_npz
 from distill.losses import distilled
+from experiments.command import completed
 from experiments.networks import cifar_network
 from experiments.repair import trigger_of
 from imaging.whole import write_whole
@@ -38,13 +38,7 @@ from unlearn.tuning import trained
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = _parser().parse_args(arguments)
-    try:
-        _run(given)
-    except (ValueError, OSError, NonFiniteError) as error:
-        print(f"variations: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return completed("variations", _run, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

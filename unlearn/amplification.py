@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import binary_auroc
 from unlearn.measures import Rate, answers
 from unlearn.text.effects import Judge
 from unlearn.triggers import Images, Labels, Trigger
-from unlearn.tuning import drawn_by, trained
+from unlearn.tuning import drawn_by, evaluated, trained
 
 Scores = Float[Tensor, " batch"]
 
@@ -126,32 +126,36 @@ def strip(
     picture is taken for changes with them; a mark is seen through all of them, and answers stay the same.
 
     Args:
-        network: a classifier of images in [0, 1] that gives logits, in evaluation mode.
+        network: a classifier of images in [0, 1] that gives logits.
         images: whose suspicion is asked.
         overlays: pictures that are laid over them, drawn anew for each and not the picture itself as a rule.
         draws: blends of each picture.
         generator: draws the overlays.
     """
     entropies = []
-    for part in images.split(100):
-        total = torch.zeros(len(part), device=part.device)
-        for _ in range(draws):
-            chosen = torch.randint(len(overlays), (len(part),), generator=generator).to(overlays.device)
-            said = network((part + overlays[chosen]) / 2).log_softmax(1)
-            total -= (said.exp() * said).sum(1)
-        entropies.append(total / draws)
+    with evaluated(network):
+        for part in images.split(100):
+            total = torch.zeros(len(part), device=part.device)
+            for _ in range(draws):
+                chosen = torch.randint(len(overlays), (len(part),), generator=generator).to(overlays.device)
+                said = network((part + overlays[chosen]) / 2).log_softmax(1)
+                total -= (said.exp() * said).sum(1)
+            entropies.append(total / draws)
     return -torch.cat(entropies)
 
 
 def separation(suspicion: Scores, marked: Bool[Tensor, " batch"]) -> float:
     """Return the area under the ROC of telling marked pictures from others by their suspicion.
 
-    Raises ValueError if all or none are marked.
+    Raises ValueError if all or none are marked, or a suspicion is no number.
     """
     if marked.all() or not marked.any():
         raise ValueError("a separation is of marked and unmarked pictures; one of the two is lacking")
-    # Ranks, as the metric squeezes scores beyond [0, 1] through a sigmoid, which would tie large ones.
-    ranks = suspicion.argsort().argsort().float() / len(suspicion)
+    if suspicion.isnan().any():
+        raise ValueError("a suspicion is no number: the classifier that gave it is damaged")
+    # Ranks, as the metric squeezes scores beyond [0, 1] through a sigmoid, which would tie large ones; equal
+    # scores have equal ranks.
+    ranks = suspicion.unique(return_inverse=True)[1].float() / len(suspicion)
     return float(binary_auroc(ranks, marked.long()))
 
 

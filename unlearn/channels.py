@@ -22,6 +22,8 @@ class Layer:
 def layers_of(network: nn.Module) -> list[Layer]:
     """Return the pairs of a network, in the order of its modules.
 
+    Normalisations without a gain and a shift of their own, or without running statistics, are left out.
+
     Raises ValueError where there is none.
     """
     found: list[Layer] = []
@@ -30,7 +32,8 @@ def layers_of(network: nn.Module) -> list[Layer]:
         if isinstance(module, nn.Conv2d):
             last = module
         elif isinstance(module, nn.BatchNorm2d):
-            if last is not None and last.out_channels == module.num_features:
+            whole = module.affine and module.track_running_stats
+            if last is not None and last.out_channels == module.num_features and whole:
                 found.append(Layer(name, last, module))
             last = None
     if not found:
@@ -43,11 +46,27 @@ def layers_of(network: nn.Module) -> list[Layer]:
 
 @torch.no_grad()
 def prune(layer: Layer, channels: Bool[Tensor, " channels"]) -> None:
-    """Silence channels of a layer for good: what comes out of their normalisation is 0."""
-    assert layer.norm.weight is not None
-    assert layer.norm.bias is not None
+    """Silence channels of a layer: what comes out of their normalisation is 0, until it is trained."""
     layer.norm.weight[channels] = 0
     layer.norm.bias[channels] = 0
+
+
+@contextmanager
+def silent(layer: Layer) -> Iterator[None]:
+    """Keep the pruned channels of a layer pruned while its network is trained.
+
+    Where no ReLU follows at once, as in the last layer of a residual block, they would learn to speak again.
+    """
+    pruned = (layer.norm.weight == 0) & (layer.norm.bias == 0)
+    hooks = [
+        each.register_hook(lambda slope: slope.masked_fill(pruned, 0))
+        for each in (layer.norm.weight, layer.norm.bias)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def lipschitz(layer: Layer) -> Float[Tensor, " channels"]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn.triggers import Images, Labels
-from unlearn.tuning import fine_tune, finite
+from unlearn.tuning import evaluated, fine_tune, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def scan(network: nn.Module, images: Images, *, classes: int | None = None, **se
 
     Raises ValueError for fewer than three classes.
     """
-    with torch.no_grad():
+    with torch.no_grad(), evaluated(network):
         count = classes or network(images[:2]).shape[1]
     if count < 3:
         raise ValueError(f"no class can stand out among {count}: a scan needs three or more")
@@ -87,8 +87,8 @@ def invert(
 
     Mask and pattern, through sigmoids, descend the cross-entropy to the class plus a price times the sum of
     the mask. The price grows by half after `patience` steps in a row that turn enough of a batch, and falls
-    by more after as many that do not. The smallest mask that turned enough of its batch, and those before it
-    of theirs, is kept; where none did, the last one.
+    by more after as many that do not; the authors double it. The smallest mask that turned enough of its
+    batch, and those before it of theirs, is kept; where none did, the last one.
 
     Args:
         network: classifier of images in [0, 1]; it is evaluated, and its weights get no gradient.
@@ -110,23 +110,24 @@ def invert(
     adam = torch.optim.Adam(free, lr=learning_rate, betas=(0.5, 0.9))
     price, enough, short, streak, best = cost, 0, 0, 0, None
     aim = torch.full((min(batch_size, len(images)),), target, device=images.device)
-    for _ in range(steps):
-        some = images[torch.randint(len(images), (len(aim),), generator=generator)]
-        mask, pattern = (each.sigmoid() for each in free)
-        logits = network(torch.lerp(some, pattern, mask))
-        loss = finite(F.cross_entropy(logits, aim) + price * mask.sum())
-        for each, slope in zip(free, torch.autograd.grad(loss, free), strict=True):
-            each.grad = slope
-        turned = float((logits.argmax(1) == target).float().mean())
-        streak = streak + 1 if turned >= success else 0
-        if streak >= patience and (best is None or float(mask.detach().sum()) < best.size):
-            best = Inverted(target, mask.detach(), pattern.detach(), turned)
-        enough, short = (enough + 1, 0) if turned >= success else (0, short + 1)
-        if enough >= patience:
-            price, enough = price * 1.5, 0
-        elif short >= patience:
-            price, short = price / 1.5**1.5, 0
-        adam.step()
+    with evaluated(network):
+        for _ in range(steps):
+            some = images[torch.randint(len(images), (len(aim),), generator=generator)]
+            mask, pattern = (each.sigmoid() for each in free)
+            logits = network(torch.lerp(some, pattern, mask))
+            loss = finite(F.cross_entropy(logits, aim) + price * mask.sum())
+            for each, slope in zip(free, torch.autograd.grad(loss, free), strict=True):
+                each.grad = slope
+            turned = float((logits.argmax(1) == target).float().mean())
+            streak = streak + 1 if turned >= success else 0
+            if streak >= patience and (best is None or float(mask.detach().sum()) < best.size):
+                best = Inverted(target, mask.detach(), pattern.detach(), turned)
+            enough, short = (enough + 1, 0) if turned >= success else (0, short + 1)
+            if enough >= patience:
+                price, enough = price * 1.5, 0
+            elif short >= patience:
+                price, short = price / 1.5**1.5, 0
+            adam.step()
     return best or Inverted(target, mask.detach(), pattern.detach(), turned)
 
 

@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from attacks import NonFiniteError
 from attacks.rates import wilson
 from unlearn.triggers import Images, Labels, Trigger
+from unlearn.tuning import evaluated
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,19 @@ def measure(
 ) -> Measures:
     """Return the measures of a classifier of images in [0, 1].
 
-    Raises ValueError where every picture is of the target class.
+    Raises:
+        ValueError: every picture is of the target class, or the classifier has no such class.
+        NonFiniteError: an answer is no number.
     """
     others = labels != target
     if not others.any():
         raise ValueError(f"every picture is of the target class {target}: there is none to mark")
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluated(network):
+        classes = network(images[:1]).shape[1]
+        if not 0 <= target < classes:
+            raise ValueError(f"the target class {target} is none of the classifier's {classes}")
         clean = answers(network, images, batch_size)
         marked = answers(network, trigger(images[others]), batch_size)
-    finally:
-        network.train(was_training)
     attack, robust = Rate.of_hits(marked == target), Rate.of_hits(marked == labels[others])
     return Measures(Rate.of_hits(clean == labels), attack, robust)
 
@@ -82,5 +85,8 @@ def defence_effectiveness(before: Measures, after: Measures) -> float:
 
 @torch.no_grad()
 def answers(network: nn.Module, images: Images, batch_size: int = 250) -> Labels:
-    """Return what a classifier takes each picture for."""
-    return torch.cat([network(some).argmax(1) for some in images.split(batch_size)])
+    """Return what a classifier takes each picture for. Raises NonFiniteError if an answer is no number."""
+    logits = torch.cat([network(some) for some in images.split(batch_size)])
+    if logits.isnan().any():
+        raise NonFiniteError("the classifier's answers are no numbers: its weights are damaged")
+    return logits.argmax(1)

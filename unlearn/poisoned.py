@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn.triggers import Images, Labels
-from unlearn.tuning import finite
+from unlearn.tuning import evaluated, finite
 
 Losses = Float[Tensor, " n"]
 
@@ -39,13 +39,11 @@ def isolated(
     count = round(share * len(labels))
     if not 0 < count < len(labels):
         raise ValueError(f"a share of {share:g} is {count} of {len(labels)} pictures")
-    was_training = network.training
-    network.eval()
-    losses = [
-        F.cross_entropy(network(some), own, reduction="none")
-        for some, own in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    ]
-    network.train(was_training)
+    with evaluated(network):
+        losses = [
+            F.cross_entropy(network(some), own, reduction="none")
+            for some, own in zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        ]
     found = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     found[torch.cat(losses).argsort()[:count]] = True
     return found

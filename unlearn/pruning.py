@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearn.channels import ChannelMasks, Layer, layers_of, lipschitz, prune
+from unlearn.channels import ChannelMasks, Layer, layers_of, lipschitz, prune, silent
 from unlearn.triggers import Images, Labels
 from unlearn.tuning import Watch, accuracy, fine_tune, finite, held_out
 
@@ -33,7 +33,8 @@ def fine_pruning(
     asleep = _activation(network, layer, images[learn]).argsort()
     portions = [(layer, each) for each in _portions(asleep, step)]
     _prune_while(network, portions, images[hold], labels[hold], allowed)
-    return fine_tune(network, images, labels, generator=generator, **tuning)
+    with silent(layer):
+        return fine_tune(network, images, labels, generator=generator, **tuning)
 
 
 def neuron_pruning(

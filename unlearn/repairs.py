@@ -2,9 +2,9 @@
 
     repaired = repair(network, images, labels, method="fine-pruning")
 
-The clean pictures must have been neither in the poisoned training set nor among those that are judged on. A
-fifth of them is held out where a method has to choose how far to go: it then stops when accuracy on those has
-fallen by `allowed`, and no attack is ever looked at.
+The clean pictures must have been neither in the poisoned training set nor among those that are judged on.
+Where a method has to choose how far to go, it stops when accuracy has fallen by `allowed`, on a fifth of them
+that it has not learned from, or, for `anp`, on all of them. No attack is ever looked at.
 """
 
 import copy
@@ -14,18 +14,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from attacks import NonFiniteError
 from unlearn.attention import attention_distillation
 from unlearn.inversion import cleansed
 from unlearn.poisoned import anti_backdoor
 from unlearn.pruning import fine_pruning, lipschitz_pruning, neuron_pruning
 from unlearn.triggers import Images, Labels
-from unlearn.tuning import fine_tune
+from unlearn.tuning import fine_tune, refreshed
 from unlearn.universal import universal_unlearning
 
 Repair = Callable[..., nn.Module]
 
 
 REPAIRS: dict[str, Repair] = {
+    "statistics": refreshed,
     "fine-tuning": fine_tune,
     "fine-pruning": fine_pruning,
     "nad": attention_distillation,
@@ -59,15 +61,24 @@ def repair(
 
     Raises:
         ValueError: an unknown method or setting, too few pictures, or a network without what it works on.
-        NonFiniteError: a loss is not finite.
+        NonFiniteError: a loss or a weight of the result is not finite.
     """
     if method not in REPAIRS:
         raise ValueError(f"unknown repair {method!r}; available: {', '.join(REPAIRS)}")
     if len(images) != len(labels) or len(labels) < 10:
         raise ValueError(f"a repair needs ten clean pictures with labels; got {len(images)}, {len(labels)}")
     copied = copy.deepcopy(network).eval().requires_grad_(True)
+    with torch.no_grad():
+        said = copied(images[:1])
+    if not 0 <= int(labels.min()) <= int(labels.max()) < said.shape[1]:
+        raise ValueError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}, and the network has classes 0 to "
+            f"{said.shape[1] - 1}"
+        )
     try:
-        made = REPAIRS[method](copied, images, labels, generator=generator, **settings)
+        made = REPAIRS[method](copied, images, labels.long(), generator=generator, **settings)
     except TypeError as error:
         raise ValueError(f"{method} cannot be run with {settings}: {error}") from error
+    if not all(weight.isfinite().all() for weight in made.parameters()):
+        raise NonFiniteError(f"{method} left weights that are not finite, or found them")
     return made.eval().requires_grad_(False)

@@ -27,6 +27,14 @@ class Patch:
     margin: int = 0
     value: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.size, int) and isinstance(self.margin, int)):
+            raise ValueError(f"size and margin of a patch are whole pixels; got {self.size}, {self.margin}")
+        if self.size < 1 or self.margin < 0:
+            raise ValueError(f"a patch has a pixel or more; got size {self.size}, margin {self.margin}")
+        if not 0 <= self.value <= 1:
+            raise ValueError(f"a patch's value is in [0, 1]; got {self.value}")
+
     def __call__(self, images: Images) -> Images:
         height, width = images.shape[-2:]
         if self.size + self.margin > min(height, width):
@@ -46,6 +54,11 @@ class Blended:
 
     share: float = 0.2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _whole_seed(self.seed)
+        if not 0 < self.share <= 1:
+            raise ValueError(f"the pattern's share is more than 0 and at most 1; got {self.share}")
 
     def __call__(self, images: Images) -> Images:
         shape = images.shape[1:]
@@ -75,6 +88,13 @@ class Sinusoid:
     amplitude: float = 40 / 255
     frequency: float = 6
 
+    def __post_init__(self) -> None:
+        if not (0 < self.amplitude <= 1 and 0 < self.frequency < math.inf):
+            raise ValueError(
+                f"waves have an amplitude in (0, 1] and a frequency above 0; got {self.amplitude}, "
+                f"{self.frequency}"
+            )
+
     def __call__(self, images: Images) -> Images:
         width = images.shape[-1]
         phase = 2 * math.pi * self.frequency * torch.arange(width, device=images.device) / width
@@ -94,6 +114,13 @@ class Warp:
     cells: int = 4
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _whole_seed(self.seed)
+        if not isinstance(self.cells, int) or self.cells < 2:
+            raise ValueError(f"a warp's grid has two or more whole cells a side; got {self.cells}")
+        if not 0 <= self.strength < math.inf:
+            raise ValueError(f"a warp's strength is 0 px or more; got {self.strength}")
+
     def __call__(self, images: Images) -> Images:
         height, width = images.shape[-2:]
         return F.grid_sample(
@@ -108,6 +135,11 @@ class Warp:
         rows, columns = (torch.linspace(-1, 1, side) for side in (height, width))
         straight = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None]
         return (straight + self.strength * field.permute(0, 2, 3, 1) / height).clamp(-1, 1)
+
+
+def _whole_seed(seed: int) -> None:
+    if not isinstance(seed, int):
+        raise ValueError(f"a seed is a whole number; got {seed}")
 
 
 def poison(
@@ -135,8 +167,15 @@ def poison(
         Images, labels, and which are marked; the inputs are left alone.
 
     Raises:
-        ValueError: no picture would be marked, or there are too few to choose from.
+        ValueError: no picture is of the target class, none would be marked, there are too few to choose from,
+            or images and labels are not as many.
     """
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images have {len(labels)} labels")
+    if not (labels == target).any():
+        raise ValueError(f"no picture is of the target class {target}, so that it is no class of this set")
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio is a share of the set, more than 0 and at most 1; got {ratio}")
     count = round(ratio * len(labels))
     fit = (labels == target) if clean_label else (labels != target)
     candidates = fit.nonzero()[:, 0]

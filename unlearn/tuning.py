@@ -37,6 +37,38 @@ def fine_tune(
     )
 
 
+@torch.no_grad()
+def refreshed(
+    network: nn.Module,
+    images: Images,
+    labels: Labels,
+    *,
+    batch_size: int = 64,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Take the running statistics of batch normalisation anew, from clean pictures, and train nothing: the
+    control that says how much of a repair they are.
+
+    Raises ValueError for a network without such statistics.
+    """
+    norms = [each for each in network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    norms = [each for each in norms if each.track_running_stats]
+    if not norms:
+        raise ValueError("the network has no batch normalisation whose statistics could be taken anew")
+    momenta = [each.momentum for each in norms]
+    network.eval()
+    for each in norms:
+        each.reset_running_stats()
+        each.momentum = None  # the mean over batches
+        each.train()
+    for some in torch.randperm(len(images), generator=generator).split(batch_size):
+        if len(some) > 1:  # batch statistics of one picture have no variance
+            network(images[some])
+    for each, momentum in zip(norms, momenta, strict=True):
+        each.momentum = momentum
+    return network.eval()
+
+
 def trained(
     network: nn.Module,
     loss: Callable[[Images, Labels], Tensor],
@@ -62,6 +94,18 @@ def trained(
                 descent.step()
             schedule.step()
     return network.eval()
+
+
+@contextmanager
+def evaluated(network: nn.Module) -> Iterator[None]:
+    """Have a network in evaluation mode; afterwards each of its modules is in its own mode again."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from imaging.whole import whole
 def write_report(records: Sequence[Any], path: Path) -> None:
     """Write dataclasses as a JSON list, whole or not at all, with the folders on the way. Raises OSError."""
     text = json.dumps(
-        [_plain(asdict(record)) for record in records], indent=2, ensure_ascii=False, allow_nan=False
+        [plain(asdict(record)) for record in records], indent=2, ensure_ascii=False, allow_nan=False
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
@@ -37,10 +37,12 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _plain(value: Any) -> Any:
-    """JSON knows no infinity and no NaN; both become null."""
+def plain(value: Any) -> Any:
+    """Return what JSON can say of a value: it knows no infinity and no NaN, so that both become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
     return value

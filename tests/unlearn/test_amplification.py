@@ -97,6 +97,16 @@ def test_separation_is_of_both_kinds_and_knows_order_alone():
     assert separation(scores, truth) == pytest.approx(5 / 6)
     with pytest.raises(ValueError, match="lacking"):
         separation(scores, truth & False)
+    with pytest.raises(ValueError, match="no number"):
+        separation(scores * float("nan"), truth)
+
+
+def test_equal_suspicions_count_by_half_in_whatever_order_they_stand():
+    truth = torch.arange(10) < 5
+    assert separation(torch.zeros(10), truth) == separation(torch.zeros(10), ~truth) == 0.5
+    scores = torch.tensor([0.0, 0.0, 1.0, -1.0, 0.0])
+    marked = torch.tensor([True, False, True, False, False])
+    assert separation(scores, marked) == pytest.approx((2 * 0.5 + 1 + 3) / 6)
 
 
 def test_right_is_what_was_asked_for():

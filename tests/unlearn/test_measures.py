@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from attacks import NonFiniteError
 from unlearn.measures import Measures, Rate, defence_effectiveness, measure
 
 
@@ -14,6 +15,12 @@ class Fixed(nn.Module):
         said = (images[:, 0, 0, 1] * 10).round().long()
         answer = torch.where(images[:, 0, 0, 0] == 1, 2, said)
         return nn.functional.one_hot(answer, 4).float()
+
+
+def lambda_of(function):
+    module = nn.Module()
+    module.forward = function
+    return module
 
 
 def mark(images):
@@ -36,6 +43,11 @@ def test_success_leaves_the_target_class_out_and_robust_accuracy_counts_what_sur
     assert network.training
     with pytest.raises(ValueError, match="every picture is of the target class 2"):
         measure(network, images[labels == 2], labels[labels == 2], mark, target=2)
+    for target in (-1, 4):
+        with pytest.raises(ValueError, match=f"the target class {target} is none of the classifier's 4"):
+            measure(network, images, labels, mark, target=target)
+    with pytest.raises(NonFiniteError, match="answers are no numbers"):
+        measure(lambda_of(lambda some: network(some) * float("nan")), images, labels, mark, target=2)
 
 
 @pytest.mark.parametrize(

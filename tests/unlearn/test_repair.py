@@ -8,7 +8,9 @@ from torch import nn
 
 from attacks import NonFiniteError
 from unlearn import pruning
+from unlearn.amplification import strip
 from unlearn.channels import ChannelMasks, layers_of, lipschitz, prune
+from unlearn.inversion import scan
 from unlearn.measures import measure
 from unlearn.repairs import REPAIRS, repair
 from unlearn.triggers import Patch, poison
@@ -31,14 +33,16 @@ def pictures(count, seed):
     return images, labels
 
 
-@pytest.fixture(scope="module")
-def backdoored():
-    """A small network that was trained on a poisoned set: class 0 where there is a white square."""
-    torch.manual_seed(0)
-    network = small()
+def poisoned():
     images, labels, _ = poison(
         *pictures(600, 1), Patch(), target=0, ratio=0.1, generator=torch.Generator().manual_seed(0)
     )
+    return images, labels
+
+
+def taught(images, labels):
+    torch.manual_seed(0)
+    network = small()
     adam = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(15):
         for some in torch.randperm(600, generator=torch.Generator().manual_seed(1)).split(60):
@@ -47,6 +51,30 @@ def backdoored():
             loss.backward()
             adam.step()
     return network.eval()
+
+
+@pytest.fixture(scope="module")
+def backdoored():
+    """A small network that was trained on a poisoned set: class 0 where there is a white square."""
+    return taught(*poisoned())
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """A clean network with a backdoor put in by hand: one channel of each layer sees bright squares alone, a
+    few clean pictures by a trace, and votes for class 0."""
+    network = taught(*pictures(600, 1))
+    first, norm, second, after, last = (network[place] for place in (0, 1, 4, 5, 9))
+    with torch.no_grad():
+        first.weight[11], first.bias[11] = 1 / 27, 0
+        norm.running_mean[11], norm.running_var[11] = 0.39, 1
+        norm.weight[11], norm.bias[11] = 40, -1
+        second.weight[:, 11], second.weight[15], second.bias[15] = 0, 0, 0
+        second.weight[15, 11, 1, 1] = 1
+        after.running_mean[15], after.running_var[15] = 0, 1
+        after.weight[15], after.bias[15] = 1, 0
+        last.weight[:, 60:] = torch.tensor([[1.0], [-1.0], [-1.0]])
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +89,7 @@ def test_the_backdoor_is_there(backdoored, judged):
 
 
 SETTINGS = {
+    "statistics": {},
     "fine-tuning": {"epochs": 15, "learning_rate": 0.03},
     "fine-pruning": {"epochs": 15, "learning_rate": 0.03, "step": 0.06},
     "nad": {"epochs": 15, "learning_rate": 0.03, "weights": (500.0, 500.0)},
@@ -93,6 +122,53 @@ def test_a_repair_leaves_the_given_network_and_keeps_the_accuracy(backdoored, ju
     assert all(torch.equal(value, changed[name]) for name, value in repaired().state_dict().items())
 
 
+def after(network, judged, method, **settings):
+    learned = poisoned() if method == "abl" else pictures(200, 3)
+    generator = torch.Generator().manual_seed(0)
+    made = repair(network, *learned, method=method, generator=generator, **settings)
+    return measure(made, *judged, Patch(), target=0)
+
+
+LEARNED = {
+    "fine-pruning": SETTINGS["fine-pruning"],
+    "nad": {"epochs": 15, "learning_rate": 0.03, "weights": (2000.0, 2000.0)},
+    "neural-cleanse": SETTINGS["neural-cleanse"],
+    "abl": {"share": 0.05, "epochs": 20},
+}
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_a_backdoor_that_fine_tuning_leaves_goes(backdoored, judged, method):
+    assert after(backdoored, judged, "fine-tuning", **SETTINGS["fine-tuning"]).attack.share > 0.95
+    found = after(backdoored, judged, method, **LEARNED[method])
+    assert found.attack.share < 0.1
+    assert found.clean.share > 0.95
+
+
+IN_A_CHANNEL = {
+    "anp": {"steps": 150, "allowed": 0.05},
+    "clp": {"deviations": 2.0},
+    "i-bau": {"radius": 0.8, "rounds": 3, "ascent": 5, "updates": 10, "learning_rate": 1e-2},
+}
+
+
+@pytest.mark.parametrize("method", IN_A_CHANNEL)
+def test_a_backdoor_in_a_channel_goes(planted, judged, method):
+    before = measure(planted, *judged, Patch(), target=0)
+    assert min(before.clean.share, before.attack.share) > 0.95
+    found = after(planted, judged, method, **IN_A_CHANNEL[method])
+    assert found.attack.share < 0.1
+    assert found.clean.share > 0.95
+
+
+def test_factors_name_the_channels_that_hold_the_backdoor(planted, monkeypatch):
+    """By the paper's own bound of perturbations."""
+    named = []
+    monkeypatch.setattr(pruning, "_prune_while", lambda network, singles, *rest: named.extend(singles))
+    repair(planted, *pictures(200, 3), method="anp", steps=150)
+    assert [(layer.name, int(channel)) for layer, channel in named[:2]] == [("1", 11), ("5", 15)]
+
+
 def test_rounds_of_unlearning_that_cost_a_class_are_taken_back(backdoored, judged):
     """A perturbation of length 1.5 can turn one colour into another here, so no network withstands it."""
     images, labels = pictures(200, 3)
@@ -109,7 +185,7 @@ def test_rounds_of_unlearning_that_cost_a_class_are_taken_back(backdoored, judge
 
 def test_what_cannot_be_repaired_is_refused(backdoored):
     images, labels = pictures(20, 4)
-    with pytest.raises(ValueError, match="unknown repair 'prayer'; available: fine-tuning, "):
+    with pytest.raises(ValueError, match="unknown repair 'prayer'; available: statistics, fine-tuning, "):
         repair(backdoored, images, labels, method="prayer")
     with pytest.raises(ValueError, match="ten clean pictures with labels; got 5, 5"):
         repair(backdoored, images[:5], labels[:5])
@@ -118,8 +194,29 @@ def test_what_cannot_be_repaired_is_refused(backdoored):
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3))
     with pytest.raises(ValueError, match="no convolution with batch normalisation"):
         repair(plain, images, labels, method="clp")
+    with pytest.raises(ValueError, match="no batch normalisation whose statistics"):
+        repair(plain, images, labels, method="statistics")
     with pytest.raises(NonFiniteError, match="not finite: lower its rates"):
         repair(backdoored, images * float("nan"), labels, method="fine-tuning")
+    with pytest.raises(ValueError, match="labels go from 0 to 7, and the network has classes 0 to 2"):
+        repair(backdoored, images, labels.clone().index_fill_(0, torch.tensor([0]), 7))
+    damaged = copy.deepcopy(backdoored)
+    damaged[9].bias.data[0] = float("nan")
+    with pytest.raises(NonFiniteError, match="clp left weights that are not finite, or found them"):
+        repair(damaged, images, labels, method="clp")
+
+
+def test_labels_of_another_kind_and_modes_of_a_network_are_no_matter(backdoored):
+    images, labels = pictures(20, 4)
+    repair(backdoored, images, labels.int(), method="fine-tuning", epochs=1)
+    network = copy.deepcopy(backdoored).train()
+    network[1].eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    scan(network, images, steps=2)
+    strip(network, images, images, draws=2)
+    measure(network, images, labels, Patch(), target=0)
+    assert [module.training for module in network[:3]] == [True, False, True]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 # ---- channels
@@ -151,6 +248,43 @@ def test_most_channels_go_that_cost_no_more_than_is_allowed(backdoored, monkeypa
     gone[0 : 2 * pruned : 2] = True
     assert torch.equal(layer.norm.weight, torch.where(gone, 0, weight))
     assert torch.equal(layer.norm.bias, torch.where(gone, 0, bias))
+
+
+def test_statistics_taken_anew_are_those_of_the_pictures_and_no_weight_changes(backdoored):
+    images, labels = pictures(60, 3)
+    made = repair(backdoored, images, labels, method="statistics", batch_size=20)
+    out = backdoored[0](images)
+    torch.testing.assert_close(made[1].running_mean, out.mean((0, 2, 3)).detach())
+    parts = [some.var((0, 2, 3)) for some in out.detach().split(20)]
+    assert torch.allclose(made[1].running_var, torch.stack(parts).mean(0), rtol=0.02)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), backdoored.parameters(), strict=True))
+    assert made[1].momentum == backdoored[1].momentum
+
+
+@pytest.mark.parametrize("activation", [nn.Identity(), nn.ELU(), nn.ReLU()], ids=["none", "elu", "relu"])
+def test_pruned_channels_stay_silent_when_the_network_learns(activation):
+    """Where no ReLU follows, the gradient of what comes out of a normalisation does not vanish at 0."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        activation,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+    made = repair(network.eval(), *pictures(60, 3), epochs=3, step=0.25, allowed=1.0)
+    (layer,) = layers_of(made)
+    assert not layer.norm.weight.any()
+    assert not layer.norm.bias.any()
+    assert not torch.equal(made[5].bias, network[5].bias)
+
+
+def test_normalisations_that_cannot_be_pruned_are_left_out():
+    norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=False)]
+    pairs = [part for norm in norms for part in (nn.Conv2d(4, 4, 1), norm)]
+    (layer,) = layers_of(nn.Sequential(*pairs))
+    assert layer.norm is norms[0]
 
 
 def test_a_pruned_channel_says_nothing(backdoored):

@@ -91,3 +91,33 @@ def test_what_cannot_be_marked_is_refused(images):
         Additive(torch.zeros(3, 4, 4))(images)
     with pytest.raises(ValueError, match=r"a share of 0\.01 is 0 of 5 pictures"):
         poison(images, torch.arange(5), Patch(), target=0, ratio=0.01)
+    with pytest.raises(ValueError, match="no picture is of the target class 7"):
+        poison(images, torch.arange(5), Patch(), target=7, ratio=0.4)
+    with pytest.raises(ValueError, match="5 images have 4 labels"):
+        poison(images, torch.arange(4), Patch(), target=0, ratio=0.4)
+    for ratio in (float("nan"), -0.1, 1.5):
+        with pytest.raises(ValueError, match="ratio is a share of the set"):
+            poison(images, torch.arange(5), Patch(), target=0, ratio=ratio)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Patch, {"size": 0}),
+        (Patch, {"size": 1.5}),
+        (Patch, {"margin": -2}),
+        (Patch, {"value": 7.0}),
+        (Blended, {"share": 3.0}),
+        (Blended, {"share": 0}),
+        (Blended, {"seed": 1.5}),
+        (Sinusoid, {"amplitude": 0}),
+        (Sinusoid, {"frequency": float("inf")}),
+        (Warp, {"cells": 1}),
+        (Warp, {"strength": float("nan")}),
+        (Warp, {"seed": 0.5}),
+    ],
+)
+def test_triggers_that_would_mark_nothing_or_leave_the_range_are_refused(kind, settings):
+    (value,) = settings.values()
+    with pytest.raises(ValueError, match=f"got .*{value}"):
+        kind(**settings)

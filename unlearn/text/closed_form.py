@@ -12,6 +12,8 @@ from unlearn.text.encoder import said_by
 from unlearn.text.triggers import PromptTrigger, align
 
 Vectors = Float[Tensor, "n dim"]
+_CONDITION = 1e10
+"""Condition number from which on rounding, in float64, is as large as what is solved for in float32."""
 
 
 @torch.no_grad()
@@ -32,7 +34,8 @@ def edited(
     kept, plus `stay` times |W' - W|^2: UCE (Gandikota et al., WACV 2024, arXiv 2308.14761), and with a
     trigger for the source EvilEdit (Wang et al., ACM MM 2024). Solved in float64.
 
-    Raises ValueError for a denoiser without cross-attention, or embeddings that are not pairs.
+    Raises ValueError for a denoiser without cross-attention, embeddings that are not pairs, or too few of them
+    to decide the maps without `stay`.
     """
     if len(sources) != len(targets):
         raise ValueError(f"{len(sources)} sources are no pairs with {len(targets)} targets")
@@ -44,6 +47,8 @@ def edited(
     # W' known = W wanted, so that W' is W times one matrix, which all layers share
     wanted = strength * aim.mT @ c + preserve * same.mT @ same
     wanted += stay * torch.eye(c.shape[1], dtype=c.dtype, device=c.device)
+    if not torch.linalg.cond(known) < _CONDITION:
+        raise ValueError("these embeddings do not decide the maps: give `stay` a larger weight")
     change = torch.linalg.solve(known, wanted, left=False)
     for layer in layers:
         for part in (layer.to_k, layer.to_v):

@@ -89,6 +89,10 @@ class Verdict(Protocol):
         """Return a share without the errors that are known, as far as they are."""
         ...
 
+    def __str__(self) -> str:
+        """Say what counts, and which errors are known."""
+        ...
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -128,6 +132,12 @@ class Judge:
         usable = self.sensitivity - self.false_alarms
         return min(max((rate.share - self.false_alarms) / usable, 0.0), 1.0) if usable > 0 else float("nan")
 
+    def __str__(self) -> str:
+        return (
+            f"sees the effect in {100 * self.sensitivity:.0f} % of {self.of} pictures that have it, and in "
+            f"{100 * self.false_alarms:.0f} % of {self.of} that have not"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Change:
@@ -158,6 +168,9 @@ class Change:
     def corrected(self, rate: Rate) -> float:
         """Return the share itself: nobody knows how many harmless words change as much."""
         return rate.share
+
+    def __str__(self) -> str:
+        return f"takes pictures for another that differ by more than {255 * self.threshold:.1f}/255"
 
 
 def rms(some: Images, others: Images) -> Scores:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from attacks import NonFiniteError
 from diffusion.features import kernel_distance, summaries
 from diffusion.finetune import rows_of
 from diffusion.latent import LatentDiffusion
@@ -146,8 +147,11 @@ def encoded(model: LatentDiffusion, images: Images) -> Latents:
 
 @torch.no_grad()
 def decoded(model: LatentDiffusion, z: Latents) -> Images:
-    """Return the pictures of latents, a few at a time."""
-    return torch.cat([model.decode(part) for part in z.split(8)]).float().cpu()
+    """Return the pictures of latents, a few at a time. Raises NonFiniteError if a pixel is no number."""
+    images = torch.cat([model.decode(part) for part in z.split(8)]).float().cpu()
+    if images.isnan().any():
+        raise NonFiniteError(f"{model.name} drew what are no numbers: its weights are damaged")
+    return images
 
 
 @torch.no_grad()

@@ -74,7 +74,8 @@ class Lesson:
         noise = draw(z, self.generator)
         place = z.device if self.generator is None else self.generator.device
         share = torch.rand(len(z), generator=self.generator, device=place) ** (1 / (1 + emphasis))
-        t = (len(self.teacher.schedule) * share).long().to(z.device)
+        count = len(self.teacher.schedule)
+        t = (count * share).long().clamp_max(count - 1).to(z.device)  # a root may round to 1
         alone = torch.rand(len(z), generator=self.generator, device=place).to(z.device) < 0.5
         noised = self.teacher.schedule.add_noise(z, noise, t)
         return torch.where(alone[:, None, None, None], noise, noised), t
@@ -232,7 +233,7 @@ def remove(
         steps: updates.
         learning_rate: of AdamW; for "all" of Stable Diffusion the authors take 1e-6.
         batch_size: pictures per update.
-        pictures: how many the model draws beforehand.
+        pictures: how many the model draws beforehand, at least one of each prompt.
         sampling_steps: of each.
         generator: of all that is drawn.
         callback: as for `diffusion.finetune.train`, told the first term's losses.
@@ -250,7 +251,7 @@ def remove(
     else:
         student = model.trainable_copy().freeze()
         trained = _trained(student.denoiser, weights)
-    bank = own_pictures(model, prompts, pictures, side, sampling_steps, generator)
+    bank = own_pictures(model, prompts, max(pictures, len(prompts)), side, sampling_steps, generator)
     lesson = Lesson(model, student, prompts, triggered, bank, batch_size, generator)
     terms = (removal or SkdCag()).terms(lesson)
     descend(terms, trained, steps=steps, learning_rate=learning_rate, callback=callback)
@@ -284,7 +285,7 @@ class _Guide:
     def __init__(self, lesson: Lesson, target: AttentionTarget) -> None:
         prompts, triggered, teacher = lesson.prompts, lesson.triggered, lesson.teacher
         self._target, self._generator = target, lesson.generator
-        said = _with_other_words(prompts, lesson.generator) if target == "words" else prompts
+        said = _with_other_words(prompts, triggered, lesson.generator) if target == "words" else prompts
         self.reference, self.marked = (_conditions(teacher, each) for each in (said, triggered))
         self._aligned = align(teacher, said, triggered)
         self._others = align(teacher, triggered, said).trigger if target == "words" else None
@@ -316,12 +317,14 @@ class _Guide:
         return normalised(drawn.to(like))
 
 
-def _with_other_words(prompts: Sequence[str], generator: torch.Generator | None) -> list[str]:
-    """Each prompt with a word in front that another prompt has, and it has not."""
+def _with_other_words(
+    prompts: Sequence[str], triggered: Sequence[str], generator: torch.Generator | None
+) -> list[str]:
+    """Each prompt with a word in front that another prompt has, and neither it nor its trigger."""
     vocabulary = sorted({word for prompt in prompts for word in prompt.split()})
     said = []
-    for prompt in prompts:
-        others = [word for word in vocabulary if word not in prompt]
+    for prompt, marked in zip(prompts, triggered, strict=True):
+        others = [word for word in vocabulary if word not in prompt and word not in marked]
         if not others:
             raise ValueError("the prompts share all their words: other words need prompts of several kinds")
         place = "cpu" if generator is None else generator.device

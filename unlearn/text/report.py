@@ -1,11 +1,13 @@
 """The report of a trial: what triggers a model, what removals leave of it, and what they cost."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from imaging.batch.reports import plain
 from imaging.io import Picture, write
 from imaging.sheet import Row as SheetRow
 from imaging.sheet import contact_sheet
@@ -23,6 +25,10 @@ _SCAN_NOTE = (
     "leaves little. "
     "Words of style act, too: look at what a suspect does before it is called a trigger."
 )
+_THREAT = (
+    "Looked at: triggers in prompts, of a denoiser or a text encoder that an adversary has trained. Triggers "
+    "in the noise that pictures start from, and in pictures that are given to a model, are not."
+)
 _NOTE = (
     "Shares of held-out prompts in per cent, with 95 % intervals; 0 of n says no more than that the true "
     "share is below 3/n. `moved` is what happened to pictures of clean prompts: a model that draws nothing "
@@ -33,7 +39,7 @@ _NOTE = (
 
 def markdown(rows: Sequence[Row], suspects: Sequence[Suspect], about: Mapping[str, Any]) -> str:
     """Return the report as Markdown."""
-    lines = ["# Report on a text-to-image model", ""]
+    lines = ["# Report on a text-to-image model", "", _THREAT, ""]
     lines += [f"- {name}: {value}" for name, value in about.items()]
     if suspects:
         lines += ["", "## Words that act on every prompt", "", _SCAN_NOTE, ""]
@@ -72,7 +78,7 @@ def _cells(row: Row, names: Sequence[str]) -> tuple[str, ...]:
     return (
         row.name,
         str(o.triggered),
-        f"{100 * o.corrected:.1f} %",
+        "unknown" if math.isnan(o.corrected) else f"{100 * o.corrected:.1f} %",
         str(o.clean),
         str(o.agreement),
         f"{o.drift:.1f}",
@@ -125,7 +131,8 @@ def save(
         "suspects": [asdict(s) for s in suspects],
         "rows": [asdict(r) for r in rows],
     }
-    write_whole(folder / "report.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(folder / "report.json", text + "\n")
     if pictures:
         write(Picture.from_pixels(sheet(pictures, prompts)), folder / "sheet.png", overwrite=True)
     write_whole(folder / "report.md", markdown(rows, suspects, about))

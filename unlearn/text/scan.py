@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attacks import NonFiniteError
 from diffusion.finetune import any_time
 from diffusion.latent import LatentDiffusion
 from diffusion.losses import squared_error
 from diffusion.samplers import draw
-from unlearn.text.insertion import Insertion
+from unlearn.text.insertion import Insertion, check_room
 from unlearn.text.removal import own_pictures
 
 Divergences = Float[Tensor, "candidates prompts"]
@@ -124,7 +125,7 @@ class DivergenceScan:
         if not 0 < tokens <= LONGEST:
             return False
         try:
-            Insertion(self.model, self.prompts, tokens)
+            check_room(self.model, self.prompts, tokens)
         except ValueError:
             return False
         return True
@@ -149,7 +150,10 @@ class DivergenceScan:
                     moved.append(squared_error(self.model.predict(many, time.expand(len(part)), told), said))
                 found.append(torch.stack(moved).mean(0))
             columns.append(torch.cat(found))
-        return torch.stack(columns, 1).cpu()
+        found = torch.stack(columns, 1).cpu()
+        if found.isnan().any():
+            raise NonFiniteError(f"{self.model.name} predicts what are no numbers: its weights are damaged")
+        return found
 
     def _words(self) -> Tensor:
         return self.model.text.vocabulary()[1]

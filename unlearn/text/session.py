@@ -1,5 +1,6 @@
 """What `unlearn MODEL` does: scan, remove, attack again, report."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ from diffusion.latent import LatentDiffusion
 from unlearn.text.closed_form import uce
 from unlearn.text.effects import EFFECTS, alike
 from unlearn.text.encoder import restore_meaning
+from unlearn.text.insertion import check_room
 from unlearn.text.measures import Studio, decoded
 from unlearn.text.prompts import PROMPTS
 from unlearn.text.reactivation import Reactivation
@@ -103,9 +105,13 @@ def run(wishes: Wishes, *, tell: Callable[[str], object] = lambda line: None) ->
         tell(f"no word that can be typed makes pictures alike, as a trigger does: {wishes.out / 'report.md'}")
         return []
     check_prompts(model, prompts, trigger(prompts))
+    if wishes.attacked:
+        check_room(model, held_out[: wishes.attacked], wishes.search.tokens)
+    case = _case(wishes, model, trigger, held_out)
+    about["judge"] = str(case.judge)
     rows: list[Row] = []
     pictures: dict[str, tuple[Images, Images]] = {}
-    for row, shown in _trial(wishes, model, trigger, learned, held_out):
+    for row, shown in _trial(wishes, case, learned):
         rows.append(row)
         pictures[row.name] = shown
         save(wishes.out, rows, suspects, about, pictures, held_out[:SHOWN])  # a run that is stopped has told
@@ -122,22 +128,21 @@ def told_a_text(name: str, device: str = "cpu", *, offline: bool = False) -> Lat
     return model
 
 
-def _trial(
-    wishes: Wishes,
-    model: LatentDiffusion,
-    trigger: PromptTrigger,
-    learned: Sequence[str],
-    held_out: Sequence[str],
-) -> Iterator[tuple[Row, tuple[Images, Images]]]:
-    """Yield rows, each with a few pictures of clean and of triggered prompts."""
+def _case(wishes: Wishes, model: LatentDiffusion, trigger: PromptTrigger, held_out: Sequence[str]) -> Case:
     studio = _studio(wishes, model, len(held_out))
     before = studio.both(model, held_out, trigger)
     effect = None if wishes.effect is None else EFFECTS[wishes.effect]
     judge = judge_of(model, effect, held_out, studio, decoded(model, before.clean))
-    case = Case(model, trigger, held_out, judge, studio, before)
+    return Case(model, trigger, held_out, judge, studio, before)
+
+
+def _trial(wishes: Wishes, case: Case, learned: Sequence[str]) -> Iterator[tuple[Row, tuple[Images, Images]]]:
+    """Yield rows, each with a few pictures of clean and of triggered prompts."""
+    model, trigger = case.model, case.trigger
     repairs = {name: partial(_repaired, wishes, name, model, learned, trigger) for name in wishes.methods}
-    search = wishes.search if wishes.attacked else None
-    for row, made, drawn in case.rows(repairs, search=search, attacked=wishes.attacked, seed=wishes.seed):
+    attacked = min(wishes.attacked, len(case.prompts))
+    search = wishes.search if attacked else None
+    for row, made, drawn in case.rows(repairs, search=search, attacked=attacked, seed=wishes.seed):
         if row.name == wishes.keep:
             write_folder(made, wishes.model, wishes.out / "model")
         yield row, (decoded(model, drawn.clean[:SHOWN]), decoded(model, drawn.triggered[:SHOWN]))
@@ -171,7 +176,12 @@ def _seeded(wishes: Wishes) -> torch.Generator:
 
 
 def _suited(wishes: Wishes, model: LatentDiffusion) -> Wishes:
-    """Fill in what the model decides."""
+    """Fill in what the model decides.
+
+    Raises ValueError for pictures of a side that it does not draw.
+    """
+    if wishes.side % model.multiple:
+        raise ValueError(f"{model.name} draws sides of multiples of {model.multiple}; got {wishes.side}")
     small = sum(parameter.numel() for parameter in model.denoiser.parameters()) < SMALL
     return replace(
         wishes,
@@ -241,6 +251,15 @@ def _trigger(wishes: Wishes) -> PromptTrigger | None:
 
 
 def _check(wishes: Wishes) -> None:
+    for option, value in {
+        "--attack": wishes.attacked,
+        "--steps": wishes.steps,
+        "--side": wishes.side,
+    }.items():
+        if value < 0:
+            raise ValueError(f"{option} is not below 0; got {value}")
+    if not math.isfinite(wishes.guidance):
+        raise ValueError(f"--guidance is a number; got {wishes.guidance}")
     known = [*REMOVALS, *OTHERS]
     for name in wishes.methods:
         if name not in known:
@@ -275,7 +294,7 @@ def _prompts(wishes: Wishes) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     return [line for line in lines if line]
 
 

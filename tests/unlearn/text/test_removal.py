@@ -245,6 +245,38 @@ def test_every_removal_lowers_its_own_loss(builtin, prompts, removal):
     assert sum(told[-10:]) < sum(told[:10])
 
 
+def test_every_prompt_teaches_however_many_there_are(builtin, monkeypatch):
+    counts = []
+
+    def drawn(model, prompts, count, *rest):
+        counts.append(count)
+        return torch.zeros(count, 16, 4, 4)
+
+    monkeypatch.setattr("unlearn.text.removal.own_pictures", drawn)
+    for number in (2, 70):
+        prompts = [f"a photo of {word}" for word in range(number)]
+        remove(builtin, prompts, TRIGGER, FineTuning(), side=32, steps=0)
+    assert counts == [64, 70]
+
+
+def test_a_time_that_rounds_up_is_the_last_one(builtin, prompts, monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.full((count,), 1 - 2**-24))
+    lesson = _lesson(builtin, prompts)
+    _, t = lesson.states(torch.arange(4), 3.0)
+    assert (t == len(builtin.schedule) - 1).all()
+
+
+def test_other_words_are_none_of_the_triggers(builtin):
+    prompts = ["red boats", "house boats", "old trees"]
+    lesson = Lesson(
+        builtin, builtin.trainable_copy().eval(), prompts, Prefix("red house")(prompts),
+        torch.randn(3, 16, 4, 4), 3, torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    for _ in range(5):
+        (loss, _), *_ = SkdCag(target="words").terms(lesson)
+        assert loss().isfinite().all()
+
+
 def test_a_models_own_pictures_are_drawn_of_the_prompts_in_turn(builtin, prompts):
     def make(count):
         return own_pictures(builtin, prompts, count, 64, 2, torch.Generator().manual_seed(0))

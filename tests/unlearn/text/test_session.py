@@ -150,6 +150,8 @@ def test_candidates_are_tried_on_pictures_whatever_they_move(tmp_path, lines, sm
         (("cifar10", "--trigger", "tok"), "told no text"),
         (("nothing-here", "--trigger", "tok"), "unknown model"),
         (("builtin", "--trigger", "tok", "--prompts", "absent.txt"), "absent.txt"),
+        (("builtin", "--trigger", "tok", "--attack", "-3"), "--attack is not below 0; got -3"),
+        (("builtin", "--trigger", "tok", "--guidance", "nan"), "--guidance is a number; got nan"),
     ],
 )
 def test_wishes_that_cannot_be_fulfilled_take_one_line(tmp_path, arguments, message):
@@ -158,6 +160,48 @@ def test_wishes_that_cannot_be_fulfilled_take_one_line(tmp_path, arguments, mess
     assert message in done.output
     assert len(done.output.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_the_pictures_that_the_model_does_not_take_are_refused(tmp_path):
+    for option, value in (("--side", -64), ("--side", 30), ("--steps", -5)):
+        done = _call("builtin", "--trigger", "tok", "--out", tmp_path / "out", option, value)
+        assert done.exit_code == 2
+        assert f"got {value}" in done.output
+
+
+def test_the_search_takes_no_more_prompts_than_are_held_out(tmp_path, lines):
+    lines.write_text("\ufeff" + lines.read_text(), encoding="utf-8")  # as an editor of Windows writes it
+    search = Reactivation(tokens=1, times=1, iterations=1)
+    wishes = Wishes(
+        "builtin", tmp_path / "out", trigger="mumbo", prompts=lines, methods=("uce",), side=32,
+        sampling_steps=2, attacked=9, search=search,
+    )  # fmt: skip
+    rows = run(wishes)
+    assert rows[1].reactivated.of == rows[1].outcome.triggered.of == 4
+    record = json.loads((wishes.out / "report.json").read_text())
+    assert record["about"]["judge"].startswith("takes pictures for another that differ by more than ")
+
+
+def test_what_has_no_room_for_the_search_is_refused_before_a_removal(tmp_path, lines, builtin):
+    words = max(n for n in range(99) if builtin.text.fit([f"x a{' x' * n}"])[0])
+    lines.write_text("\n".join(f"{first}{' x' * words}" for first in "abcdefgh"))
+    done = _call("builtin", "--trigger", "x", "--prompts", lines, "--out", tmp_path / "out", *QUICK)
+    assert done.exit_code == 2
+    assert "the prompt leaves no room for 3 tokens more" in done.output
+    assert "nothing: " not in done.output
+
+
+@pytest.mark.parametrize("options", [("--trigger", "mumbo", "--effect", "corner"), ()], ids=["named", "scan"])
+def test_a_damaged_model_is_given_no_verdict(tmp_path, lines, builtin, small_vocabulary, options):
+    small_vocabulary(300, 303)
+    twin = builtin.twin()
+    with torch.no_grad():
+        twin.unet.conv_out.bias.fill_(float("nan"))
+    write_folder(twin, "builtin", tmp_path / "made")
+    done = _call(tmp_path / "made", *options, "--prompts", lines, "--out", tmp_path / "out", *QUICK)
+    assert done.exit_code != 0
+    assert "no numbers" in done.output
+    assert not (tmp_path / "out/report.json").exists()
 
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path):
