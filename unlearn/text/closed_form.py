@@ -12,8 +12,8 @@ from unlearn.text.encoder import said_by
 from unlearn.text.triggers import PromptTrigger, align
 
 Vectors = Float[Tensor, "n dim"]
-_CONDITION = 1e10
-"""Condition number from which on rounding, in float64, is as large as what is solved for in float32."""
+_CONDITION = 1e13
+"""Condition number from which on float64 leaves less than three digits of what is solved for."""
 
 
 @torch.no_grad()
@@ -34,8 +34,8 @@ def edited(
     kept, plus `stay` times |W' - W|^2: UCE (Gandikota et al., WACV 2024, arXiv 2308.14761), and with a
     trigger for the source EvilEdit (Wang et al., ACM MM 2024). Solved in float64.
 
-    Raises ValueError for a denoiser without cross-attention, embeddings that are not pairs, or too few of them
-    to decide the maps without `stay`.
+    Raises ValueError for a denoiser without cross-attention, embeddings that are not pairs, or too few of
+    them to decide the maps without `stay`.
     """
     if len(sources) != len(targets):
         raise ValueError(f"{len(sources)} sources are no pairs with {len(targets)} targets")

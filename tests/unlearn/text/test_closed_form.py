@@ -55,3 +55,9 @@ def test_triggered_words_are_taken_for_clean_ones(builtin, prompts):
 def test_sources_without_targets_are_refused(builtin):
     with pytest.raises(ValueError, match="no pairs"):
         edited(builtin, torch.zeros(2, 128), torch.zeros(1, 128), torch.zeros(1, 128))
+
+
+def test_too_few_embeddings_do_not_decide_the_maps_by_themselves(builtin):
+    few = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="give `stay` a larger weight"):
+        edited(builtin, few, -few, few, stay=0.0)
