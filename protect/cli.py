@@ -35,8 +35,9 @@ class _ProtectOrVerify(terminal.OneLineCommand):
     """The command; with `--verify` among the arguments another one, which has a page of help of its own."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
-        given = sys.argv[1:] if args is None else list(args)
-        if "--verify" not in given:
+        given = list(sys.argv[1:] if args is None else args)
+        end = given.index("--") if "--" in given else len(given)
+        if "--verify" not in given[:end]:
             return super().main(given, *rest, **extra)
         from protect.verify.cli import app as verify
 

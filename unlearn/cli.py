@@ -3,7 +3,6 @@
 Nothing heavy is imported at module level, so that `unlearn --help` answers at once.
 """
 
-import sys
 from typing import Annotated, Literal, NoReturn
 
 import typer
@@ -92,7 +91,7 @@ def unlearn(
             device=device,
             offline=offline,
         )
-        run(wishes, tell=lambda line: None if quiet else print(line, file=sys.stderr, flush=True))
+        run(wishes, tell=lambda line: None if quiet else terminal.write(line, error=True))
         return terminal.DONE
 
     return terminal.attempt("unlearn", work, offline=offline, show_traceback=show_traceback)

@@ -6,10 +6,11 @@ The one module beside the command lines themselves that knows a terminal.
 
 import logging
 import os
+import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -51,6 +52,8 @@ Version = Annotated[
 ListMethods = Annotated[bool, typer.Option("--list", help="List the methods and exit.")]
 
 _SECONDS_BETWEEN_LINES = 30.0
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters but tabs and ends of lines, and those that change the direction of writing."""
 
 # What typer raises for a wrong option has no public name of its own.
 _WrongOption = typer.BadParameter.__mro__[1]
@@ -59,9 +62,12 @@ _WrongOption = typer.BadParameter.__mro__[1]
 class OneLineCommand(TyperCommand):
     """A command whose complaints take one line, as everything else here does."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            given = named(sys.argv[1:] if args is None else args)
+            code = super().main(given, *rest, standalone_mode=False, **extra)
         except _WrongOption as error:
             code = refuse(self.name or "", cast(typer.BadParameter, error).format_message())
         except typer.Abort:
@@ -69,6 +75,43 @@ class OneLineCommand(TyperCommand):
         if standalone_mode:
             sys.exit(code or 0)
         return code
+
+
+def named(arguments: Sequence[str]) -> list[str]:
+    """Return arguments in which no file is taken for an option, though its name begins with a dash.
+
+    Behind `--` all are files. Before it, the shell may have put some in the place of a pattern.
+
+    Raises what typer raises for a wrong option, for what is neither a file nor one.
+    """
+    before, files = list(arguments), list[str]()
+    if "--" in before:
+        place = before.index("--")
+        before, files = before[:place], before[place + 1 :]
+    shown = []
+    for previous, each in zip(["", *before], before, strict=False):
+        if each.startswith("-") and os.path.lexists(each):
+            each = _in_this_folder(each)
+        elif _is_nothing(each) and not previous.startswith("--"):
+            raise _WrongOption(
+                f"no such file: {each}; and options have two dashes (files behind -- may begin with any)"
+            )
+        shown.append(each)
+    return [*shown, *map(_in_this_folder, files)]
+
+
+def _is_nothing(argument: str) -> bool:
+    if not argument.startswith("-") or argument.startswith("--") or argument in ("-", "-h"):
+        return False
+    try:
+        float(argument)
+    except ValueError:
+        return True
+    return False
+
+
+def _in_this_folder(name: str) -> str:
+    return f"./{name}" if name.startswith("-") else name
 
 
 def attempt(
@@ -100,11 +143,21 @@ def refuse(command: str, message: str) -> int:
     return USAGE
 
 
+def escaped(text: str) -> str:
+    """Return a text without what steers a terminal, or turns the order of its letters round."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def write(text: str, *, error: bool = False) -> None:
-    """Print a line, whatever the terminal's encoding."""
+    """Print a text, whatever it is of and whatever the terminal's encoding."""
+    text = escaped(text)
     # A file's name may hold what the terminal's encoding lacks, or bytes that are no text at all.
     encoding = getattr(sys.stderr if error else sys.stdout, "encoding", None) or "utf-8"
     typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=error)
+
+
+def _in_one_line(text: str) -> str:
+    return text.replace("\n", "\\n")
 
 
 class Terminal:
@@ -140,15 +193,15 @@ class Terminal:
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            write(text)
+            write(_in_one_line(text))
 
     def complain(self, text: str) -> None:
-        write(text, error=True)
+        write(_in_one_line(text), error=True)
 
     def update(self, job: "Job", share: float) -> None:
         done = self._finished + share
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, description=job.input.name)
+            self._bar.update(self._task, completed=done, description=escaped(_in_one_line(job.input.name)))
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self.say(f"         {job.input}: {share:.0%}{self._time_left(done)}")
             self._last_line = time.monotonic()
