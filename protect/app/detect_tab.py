@@ -37,7 +37,7 @@ class DetectTab:
             return
         visitor = layout.visitor(request)
         records: list[Record] = []
-        plan = self.studio.desk(visitor).cleared().plan(files, label="heatmap")
+        plan = self.studio.desk(visitor, "detect").cleared().plan(files, label="heatmap")
         try:
             yield [views.sentence("Looking …"), *layout.buttons(busy=True)]
             running = Running(

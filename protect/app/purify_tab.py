@@ -64,7 +64,7 @@ class PurifyTab:
             yield _telling(views.sentence("Choose pictures first.", wrong=True))
             return
         visitor = layout.visitor(request)
-        desk = self.studio.desk(visitor).cleared()
+        desk = self.studio.desk(visitor, "purify").cleared()
         records: list[Record] = []
         try:
             settings = {"t": int(t)} if "t" in options(method) else {}

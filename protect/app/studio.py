@@ -1,4 +1,4 @@
-"""What one server holds for its visitors: a desk for each, work in hand, the model that was loaded last."""
+"""What one server holds for its visitors: desks for each, work in hand, the model that was loaded last."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -21,18 +21,21 @@ class Studio:
     def __init__(self, root: Path) -> None:
         """Keep everything below `root`."""
         self.root = root
-        self._desks: dict[str, Desk] = {}
+        self._desks: dict[tuple[str, str], Desk] = {}
         self._work: dict[str, Running] = {}
         self._sketches: dict[str, object] = {}
         self._loaded: tuple[tuple[Choice, bool], DiffusionModel] | None = None
         self._lock = threading.Lock()
 
-    def desk(self, visitor: str) -> Desk:
-        """Return the visitor's desk, made when he first needs one."""
+    def desk(self, visitor: str, tab: str = "protect") -> Desk:
+        """Return the visitor's desk of a tab, made when he first needs one.
+
+        What he does in one tab leaves the results of the others.
+        """
         with self._lock:
-            if visitor not in self._desks:
-                self._desks[visitor] = Desk(self.root)
-            return self._desks[visitor]
+            if (visitor, tab) not in self._desks:
+                self._desks[visitor, tab] = Desk(self.root)
+            return self._desks[visitor, tab]
 
     def follow(self, visitor: str, running: Running[Record], made: list[Record]) -> Iterator[Progress]:
         """Do the visitor's work, which he can stop: put what is done into `made` and yield how far it is."""
@@ -64,16 +67,15 @@ class Studio:
         return wanted
 
     def leave(self, visitor: str) -> bool:
-        """End the visitor's work, delete his desk, and say whether nobody is left."""
+        """End the visitor's work, delete his desks, and say whether nobody is left."""
         with self._lock:
             running = self._work.pop(visitor, None)
             self._sketches.pop(visitor, None)
         if running is not None:
             running.end()  # what it wrote last would stay
         with self._lock:
-            desk = self._desks.pop(visitor, None)
-            if desk is not None:
-                desk.remove()
+            for mine in [each for each in self._desks if each[0] == visitor]:
+                self._desks.pop(mine).remove()
             return not self._desks
 
     def surrogate(self, method: ProtectionMethod, chosen: Surrogates) -> Models:

@@ -269,11 +269,16 @@ def test_two_visitors_who_start_at_once_wait_for_each_other(browser, server):
         one.context.close()
 
 
-def test_a_thief_tries_before_and_after(visit):
+def test_a_thief_tries_before_and_after_whatever_is_done_in_other_tabs(visit):
     visit.choose("Changing it, and I have no time")
     visit.upload(EXAMPLES / "coffee.png")
     visit.press("protect-go")
     visit.said("1 of 1 done")
+    visit.tab("Detect")
+    visit.upload(EXAMPLES / "coffee.png")
+    visit.press("detect-go")
+    visit.said("It proves nothing", "#detect-status")
+    visit.tab("Protect")
     visit.press("protect-edit")
     visit.page.get_by_text("edits the middle of both with the same noise").wait_for(timeout=PATIENCE)
 

@@ -27,6 +27,21 @@ def test_what_the_work_writes_last_goes_with_the_visitor(tmp_path):
     reader.join(10)
 
 
+def test_each_tab_has_a_desk_of_its_own_and_all_go_with_the_visitor(tmp_path):
+    studio = Studio(tmp_path)
+    result = studio.desk("one").folder / "result.png"
+    result.touch()
+    other = studio.desk("one", "detect")
+    (other.folder / "heatmap.png").touch()
+
+    assert studio.desk("one", "detect") is other
+    other.cleared()
+    assert result.exists()
+    studio.desk("two", "purify")
+    assert not studio.leave("one")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_one_visitor_leaves_and_the_other_keeps_his_desk(tmp_path):
     studio = Studio(tmp_path)
     studio.desk("one")
