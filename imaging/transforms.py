@@ -162,12 +162,16 @@ def gaussian_blur(images: Planes, sigma: float, kernel: int | None = None) -> Pl
         kernel: odd number of taps; three sigma on each side when left out.
 
     Raises:
-        ValueError: sigma is not positive or the kernel is not odd.
+        ValueError: sigma is not positive, the kernel is not odd, or it reaches over the whole image.
     """
     kernel = 2 * math.ceil(3 * sigma) + 1 if kernel is None else kernel
     if not sigma > 0 or kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"sigma must be positive and the kernel odd, got {sigma} and {kernel}")
     reach = kernel // 2
+    if reach >= min(images.shape[-2:]):
+        raise ValueError(
+            f"a blur that reaches {reach} px is too wide for {images.shape[-1]} x {images.shape[-2]} px"
+        )
     padded = F.pad(images, (reach, reach, reach, reach), mode="reflect")
     return blur_valid(padded, gaussian_taps(sigma, kernel).to(images))
 
@@ -217,8 +221,8 @@ def quantize_bits(images: Images, bits: int) -> Images:
     """Round to 2^bits levels per channel, with gradients straight through.
 
     Raises:
-        ValueError: the number of bits is not positive.
+        ValueError: the number of bits is not from 1 to 16.
     """
-    if bits < 1:
-        raise ValueError(f"at least one bit per channel is needed, got {bits}")
+    if not 1 <= bits <= 16:
+        raise ValueError(f"one to sixteen bits per channel can be kept, got {bits}")
     return _round(images * (2**bits - 1)) / (2**bits - 1)

@@ -3,6 +3,7 @@
 Nothing heavy is imported at module level, so that `purify --help` answers at once.
 """
 
+import math
 import traceback
 from collections.abc import Sequence
 from functools import cache
@@ -132,7 +133,18 @@ def _settings(method: str, given: dict[str, Any], more: Sequence[str]) -> dict[s
         if name not in known:
             available = ", ".join(known) or "none"
             raise ValueError(f"{method} has no setting {name!r}; available: {available}")
+        _check(name, values[name], known[name])
     return values
+
+
+def _check(name: str, value: Any, default: Any) -> None:
+    """Raise ValueError for a value that is not of the kind of the default."""
+    if not isinstance(default, int | float) or isinstance(default, bool):
+        return
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is a number; got {value!r}")
+    if isinstance(default, int) and not float(value).is_integer():
+        raise ValueError(f"{name} is a whole number; got {value!r}")
 
 
 def _parsed(text: str) -> int | float | str:

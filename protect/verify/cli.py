@@ -3,6 +3,7 @@
 The one module of `protect` that knows `purify`. Nothing heavy is imported at module level.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -109,6 +110,8 @@ def verify(
         from protect.verify.thief import CounterMeasure
         from purify.chain import Chain, parse
 
+        if guidance is not None and not math.isfinite(guidance):
+            raise ValueError(f"--guidance is a number; got {guidance}")
         given = {"prompt": prompt, "steps": steps, "guidance": guidance, "learning_steps": learning_steps}
         roles, roads = ([*dict.fromkeys(map(str.lower, names))] for names in (threats, purifiers))
         for name in roles:

@@ -224,6 +224,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["a.png", "b.png", "--lpips", "gone.safetensors"],
         "there are no LPIPS weights gone.safetensors",
     ),
+    "guidance": (["a.png", "b.png", "--guidance", "nan"], "--guidance is a number; got nan"),
     "seeds": (["a.png", "b.png", "--seeds", "0"], "--seeds"),
 }
 
