@@ -153,11 +153,14 @@ def _decode_pillow(data: bytes, format: str, max_pixels: int) -> _Decoded:
     bits = deep.bits_per_channel(image, data)
     if bits > 8:
         deep.check_supported(image, bits, len(indices))
+    undeclared = deep.drops_channels(image, bits)
+    if undeclared:
+        notes.append("its extra channel, which is not declared to be transparency, was dropped")
     icc, colour_notes = usable_profile(image.mode, embedded)
     if format == "AVIF" and _exceeds_8_bits(data):
         notes.append("its 10 or 12 bits per channel were reduced to 8")
     if bits > 8:
-        pixels, durations = deep.read_pixels(data, format)[None], ()
+        pixels, durations = deep.read_pixels(data, format, alpha=not undeclared)[None], ()
     else:
         with quiet_libtiff() if format == "TIFF" else nullcontext():
             pixels, durations = _read_frames(image, indices, embedded)

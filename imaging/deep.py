@@ -15,7 +15,7 @@ from imaging.metadata import PNG_SIGNATURE, colour_space, png_chunk, png_chunks
 DeepPixels = UInt16[np.ndarray, "height width channels"]
 
 _BITS_PER_SAMPLE, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 338, 339
-_MULTIPLIED_ALPHA = 1
+_UNSPECIFIED, _MULTIPLIED_ALPHA, _STRAIGHT_ALPHA = 0, 1, 2
 # Which channels make RGB or RGBA, by their number: gray, gray and alpha, RGB, RGBA.
 _RGB_FROM = {1: [0, 0, 0], 2: [0, 0, 0, 1], 3: [0, 1, 2], 4: [0, 1, 2, 3]}
 
@@ -51,8 +51,26 @@ def check_supported(image: Image.Image, bits: int, frames: int) -> None:
         raise UnsupportedPictureError(f"is {image.mode} with 16 bits per channel; export it as RGB")
 
 
-def read_pixels(data: bytes, format: str) -> DeepPixels:
+def drops_channels(image: Image.Image, bits: int) -> bool:
+    """Say whether a TIFF has channels beyond its colours that it does not declare to be transparency.
+
+    Such a channel is a saved selection more often than not; as alpha it would hide what was not selected.
+    """
+    if not isinstance(image, TiffImageFile):
+        return False
+    extra = image.tag_v2.get(_EXTRA_SAMPLES, ())
+    # Pillow, which decodes 8 bits, takes a fourth channel without any declaration for alpha.
+    undeclared = bits > 8 and image.mode == "RGBA" and _STRAIGHT_ALPHA not in extra
+    return _UNSPECIFIED in extra or undeclared
+
+
+def read_pixels(data: bytes, format: str, *, alpha: bool) -> DeepPixels:
     """Decode a 16-bit PNG or TIFF to RGB or RGBA, without applying its orientation.
+
+    Args:
+        data: the whole file.
+        format: PNG or TIFF.
+        alpha: whether a channel beyond the colours is transparency; it is dropped otherwise.
 
     Raises:
         MissingExtraError: libvips is not installed.
@@ -68,7 +86,8 @@ def read_pixels(data: bytes, format: str) -> DeepPixels:
         raise UnsupportedPictureError(
             f"has {pixels.shape[2]} channels of type {pixels.dtype}; export it as RGB"
         )
-    return pixels[..., _RGB_FROM[pixels.shape[2]]]
+    channels = _RGB_FROM[pixels.shape[2]]
+    return pixels[..., channels if alpha else channels[:3]]
 
 
 def encode_png(pixels: DeepPixels, described: bytes) -> bytes:

@@ -44,6 +44,21 @@ def deep_picture(channels: int = 3) -> Picture:
     )
 
 
+def save_with_extra_sample(path: Path, pixels: np.ndarray, meaning: int | None) -> Path:
+    """Write RGBA and let the file say another meaning of its fourth channel; None takes the tag away."""
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    write(Picture(planes[:, :3], planes[:, 3:]), path)
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<HHIH", 338, 3, 1, 2))
+    if meaning is None:
+        data[at : at + 2] = struct.pack("<H", 339)  # a sample format: 1 stands for unsigned integers
+        data[at + 4 : at + 12] = struct.pack("<IHH", 1, 1, 0)
+    else:
+        data[at + 8] = meaning
+    path.write_bytes(data)
+    return path
+
+
 def alpha_of(picture: Picture) -> torch.Tensor:
     assert picture.alpha is not None
     return picture.alpha
@@ -145,13 +160,33 @@ def test_floating_point_and_32_bit_tiff_are_refused(tmp_path, mode):
 
 
 def test_16_bit_colours_multiplied_by_alpha_are_refused(tmp_path):
-    write(deep_picture(4), tmp_path / "a.tif")
-    data = bytearray((tmp_path / "a.tif").read_bytes())
-    at = data.index(struct.pack("<HHIH", 338, 3, 1, 2))  # the extra sample: 2 is straight alpha, 1 multiplied
-    data[at + 8] = 1
-    (tmp_path / "a.tif").write_bytes(data)
+    path = save_with_extra_sample(tmp_path / "a.tif", values(4), 1)
     with pytest.raises(UnsupportedPictureError, match="straight alpha"):
-        read(tmp_path / "a.tif")
+        read(path)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("out", [".png", ".tif"])
+def test_a_channel_of_unspecified_meaning_is_dropped_with_a_note(tmp_path, bits, out):
+    pixels = values(4) if bits == 16 else (values(4) >> 8).astype(np.uint8)
+    pixels[..., 3] = 0
+    pixels[10:20, 10:20, 3] = np.iinfo(pixels.dtype).max  # a saved selection
+    picture = read(save_with_extra_sample(tmp_path / "a.tif", pixels, 0))
+    assert picture.alpha is None
+    assert picture.notes == ("its extra channel, which is not declared to be transparency, was dropped",)
+    write(picture, tmp_path / f"b{out}")
+    again = read(tmp_path / f"b{out}")
+    assert again.alpha is None
+    assert torch.equal(again.integers[0].permute(1, 2, 0), torch.from_numpy(pixels[..., :3].copy()))
+
+
+def test_a_fourth_channel_of_16_bits_is_alpha_only_where_the_file_says_so(tmp_path):
+    declared = read(save_with_extra_sample(tmp_path / "a.tif", values(4), 2))
+    assert torch.equal(alpha_of(declared)[0, 0], torch.from_numpy(values(4)[..., 3].copy()))
+    assert declared.notes == ()
+    silent = read(save_with_extra_sample(tmp_path / "b.tif", values(4), None))
+    assert silent.alpha is None
+    assert any("extra channel" in note for note in silent.notes)
 
 
 def test_a_16_bit_gray_profile_is_refused(tmp_path):
