@@ -19,7 +19,7 @@ from imaging.errors import DamagedPictureError, MissingExtraError, PictureSizeEr
 from imaging.guards import decoding, quiet_libtiff, quiet_pillow
 from imaging.metadata import has_content_credentials, plausible_dpi, png_chunks, upright_exif, upright_xmp
 from imaging.picture import Picture
-from imaging.tiff import exif_from_tags, pages_alike
+from imaging.tiff import exif_from_tags, first_tags, pages_alike
 
 MIN_SIDE = 32
 """Shortest side, in pixels, of a picture that can be protected."""
@@ -181,6 +181,8 @@ def _open(data: bytes, format: str) -> Image.Image:
     try:
         return Image.open(BytesIO(data), formats=[format])
     except UnidentifiedImageError as error:
+        if format == "TIFF":
+            deep.check_layout(first_tags(data))
         raise DamagedPictureError(
             f"starts like a {format} file but cannot be decoded; it is damaged"
         ) from error

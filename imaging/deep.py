@@ -1,5 +1,6 @@
 """Pictures with 16 bits per channel, which Pillow would cut down to 8 unsaid, through libvips."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -14,8 +15,19 @@ from imaging.metadata import PNG_SIGNATURE, colour_space, png_chunk, png_chunks
 
 DeepPixels = UInt16[np.ndarray, "height width channels"]
 
-_BITS_PER_SAMPLE, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 338, 339
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 277, 338, 339
 _UNSPECIFIED, _MULTIPLIED_ALPHA, _STRAIGHT_ALPHA = 0, 1, 2
+# What a TIFF's photometric interpretation stands for, and with how many channels it can be read.
+_COLOURS = {
+    0: ("grayscale", (1,)),
+    1: ("grayscale", (1,)),
+    2: ("RGB", (3, 4)),
+    3: ("palette", (1,)),
+    5: ("CMYK", (4,)),
+    6: ("YCbCr", (3,)),
+    8: ("Lab", ()),
+}
+_MOST_BITS = 64
 # Which channels make RGB or RGBA, by their number: gray, gray and alpha, RGB, RGBA.
 _RGB_FROM = {1: [0, 0, 0], 2: [0, 0, 0, 1], 3: [0, 1, 2], 4: [0, 1, 2, 3]}
 
@@ -35,20 +47,39 @@ def check_supported(image: Image.Image, bits: int, frames: int) -> None:
     Raises:
         UnsupportedPictureError: floating-point, signed or 32-bit values, several frames, CMYK, Lab.
     """
-    if isinstance(image, TiffImageFile) and set(image.tag_v2.get(_SAMPLE_FORMAT, (1,))) != {1}:
-        raise UnsupportedPictureError(
-            f"stores signed or floating-point values of {bits} bits; export it with 8 or 16 unsigned bits"
-        )
-    if isinstance(image, TiffImageFile) and _MULTIPLIED_ALPHA in image.tag_v2.get(_EXTRA_SAMPLES, ()):
-        raise UnsupportedPictureError("has 16-bit colours multiplied by alpha; export it with straight alpha")
-    if bits != 16:
-        raise UnsupportedPictureError(f"stores {bits} bits per channel; export it with 8 or 16 bits")
+    if isinstance(image, TiffImageFile):
+        check_layout(image.tag_v2)
     if frames > 1:
         raise UnsupportedPictureError(f"has {frames} frames of 16 bits per channel; export it with 8 bits")
     if colour_space(image.info.get("icc_profile") or b"") == "GRAY":
         raise UnsupportedPictureError("is 16-bit grayscale with a curve of its own; export it as RGB")
     if image.mode not in ("RGB", "RGBA", "I;16", "I;16B"):
         raise UnsupportedPictureError(f"is {image.mode} with 16 bits per channel; export it as RGB")
+
+
+def check_layout(tags: Mapping[int, Any]) -> None:
+    """Refuse a TIFF by its tags; those that contradict each other pass, for the file is damaged then.
+
+    Raises:
+        UnsupportedPictureError: floating-point, signed or 32-bit values, channels beyond RGBA.
+    """
+    bits, channels = tags.get(_BITS_PER_SAMPLE, (1,)), tags.get(_SAMPLES_PER_PIXEL, 1)
+    depth = max(bits)
+    if len(bits) not in (1, channels) or min(bits) != depth or depth > _MOST_BITS:
+        return
+    if set(tags.get(_SAMPLE_FORMAT, (1,))) != {1}:
+        raise UnsupportedPictureError(
+            f"stores signed or floating-point values of {depth} bits; export it with 8 or 16 unsigned bits"
+        )
+    if depth == 16 and _MULTIPLIED_ALPHA in tags.get(_EXTRA_SAMPLES, ()):
+        raise UnsupportedPictureError("has 16-bit colours multiplied by alpha; export it with straight alpha")
+    if depth not in (1, 2, 4, 8, 16):
+        raise UnsupportedPictureError(f"stores {depth} bits per channel; export it with 8 or 16 bits")
+    colours, known = _COLOURS.get(tags.get(_PHOTOMETRIC, 0), ("", ()))
+    if colours and channels not in known:
+        raise UnsupportedPictureError(
+            f"is {colours} with {channels} channels of {depth} bits; export it as RGB or RGBA"
+        )
 
 
 def drops_channels(image: Image.Image, bits: int) -> bool:

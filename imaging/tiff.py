@@ -34,6 +34,19 @@ def pages_alike(image: TiffImageFile) -> bool:
     return len(sizes) == 1
 
 
+def first_tags(data: bytes) -> ImageFileDirectory_v2:
+    """Return the tags of a file's first page, also of one whose pixels Pillow does not know.
+
+    Raises whatever Pillow raises on damaged tags.
+    """
+    big = data[2] == 43  # BigTIFF, whose header is twice as long
+    tags = ImageFileDirectory_v2(data[: 16 if big else 8])
+    file = BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
 def exif_from_tags(image: TiffImageFile) -> bytes | None:
     """Collect what the tags of the current page say about the picture into an EXIF block."""
     kept = Image.Exif()

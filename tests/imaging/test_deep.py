@@ -159,6 +159,35 @@ def test_floating_point_and_32_bit_tiff_are_refused(tmp_path, mode):
         read(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize(
+    ("bands", "kind", "sentence"),
+    [
+        (3, "float", "floating-point values of 32 bits; export it with 8 or 16 unsigned bits"),
+        (3, "short", "signed or floating-point values of 16 bits; export it with 8 or 16 unsigned bits"),
+        (3, "uint", "stores 32 bits per channel; export it with 8 or 16 bits"),
+        (2, "ushort", "is grayscale with 2 channels of 16 bits; export it as RGB or RGBA"),
+        (5, "ushort", "is RGB with 5 channels of 16 bits; export it as RGB or RGBA"),
+        (7, "uchar", "is RGB with 7 channels of 8 bits; export it as RGB or RGBA"),
+    ],
+)
+def test_a_tiff_that_pillow_does_not_know_is_told_apart_from_a_damaged_one(tmp_path, bands, kind, sentence):
+    image = pyvips.Image.black(52, 40, bands=bands).cast(kind)
+    image.copy(interpretation="b-w" if bands == 2 else "rgb").write_to_file(str(tmp_path / "a.tif"))
+    with pytest.raises(UnsupportedPictureError) as caught:
+        read(tmp_path / "a.tif")
+    assert str(caught.value).endswith(sentence)
+
+
+def test_a_tiff_of_a_known_layout_that_pillow_refuses_is_damaged(tmp_path):
+    path = save(tmp_path / "a.tif", values())
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<HHI", 256, 3, 1))  # the width
+    data[at : at + 2] = struct.pack("<H", 255)
+    path.write_bytes(data)
+    with pytest.raises(DamagedPictureError):
+        read(path)
+
+
 def test_16_bit_colours_multiplied_by_alpha_are_refused(tmp_path):
     path = save_with_extra_sample(tmp_path / "a.tif", values(4), 1)
     with pytest.raises(UnsupportedPictureError, match="straight alpha"):
