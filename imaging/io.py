@@ -5,6 +5,7 @@
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from imaging.decode import MIN_SIDE, decode
@@ -38,10 +39,11 @@ __all__ = [
 ]
 
 _HEAD_BYTES = 64
+_MAX_MEGAPIXELS = 200.0
 _NAMES = "PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP or HEIC"
 
 
-def read(path: PicturePath, *, max_megapixels: float = 200.0) -> Picture:
+def read(path: PicturePath, *, max_megapixels: float = _MAX_MEGAPIXELS) -> Picture:
     """Read a picture: upright, in RGB, with alpha, frames and metadata; the content decides on the format.
 
     Grayscale, palette and black-and-white pictures become RGB, and CMYK or gray with a profile becomes sRGB
@@ -57,13 +59,16 @@ def read(path: PicturePath, *, max_megapixels: float = 200.0) -> Picture:
     """
     name = str(path)
     try:
-        data, format = _load(Path(path))
-        picture = decode(data, format, max_pixels=round(max_megapixels * 1e6))
+        return _read(Path(path), max_megapixels)
     except PictureError as error:
         raise type(error)(f"{name!r} {error}") from error
     except OSError as error:
         raise PictureError(f"{name!r} cannot be read: {one_line(error.strerror or error)}") from error
-    return picture
+
+
+def _read(path: Path, max_megapixels: float) -> Picture:
+    data, format = _load(path)
+    return decode(data, format, max_pixels=round(max_megapixels * 1e6))
 
 
 def _load(path: Path) -> tuple[bytes, str]:
@@ -83,7 +88,13 @@ def _load(path: Path) -> tuple[bytes, str]:
         return head + file.read(), format
 
 
-def write(picture: Picture, path: PicturePath, *, overwrite: bool = False) -> tuple[str, ...]:
+def write(
+    picture: Picture,
+    path: PicturePath,
+    *,
+    overwrite: bool = False,
+    check: Callable[[Picture], object] | None = None,
+) -> tuple[str, ...]:
     """Write a picture in the format that the path's suffix names, with its metadata.
 
     PNG, WebP, TIFF and BMP keep every pixel. JPEG (quality 95), AVIF and HEIC (quality 90) are written
@@ -94,6 +105,8 @@ def write(picture: Picture, path: PicturePath, *, overwrite: bool = False) -> tu
         picture: what to write.
         path: where to; its folder must exist.
         overwrite: replace a file that exists already.
+        check: called with what the written file reads as, before it takes its place; if it raises, nothing
+            is replaced.
 
     Returns:
         One sentence for each thing that the format could not carry.
@@ -111,7 +124,11 @@ def write(picture: Picture, path: PicturePath, *, overwrite: bool = False) -> tu
         if not path.parent.is_dir():
             raise PictureWriteError("cannot be written: its folder does not exist")
         data, notes = encode(picture, target)
-        _write_atomically(data, path)
+        with whole(path) as partial:
+            _write_new(data, partial)
+            if check is not None:
+                del data  # a large picture is in memory often enough
+                check(_read(partial, _MAX_MEGAPIXELS))
     except PictureError as error:
         raise type(error)(f"{name!r} {error}") from error
     except OSError as error:
@@ -119,8 +136,8 @@ def write(picture: Picture, path: PicturePath, *, overwrite: bool = False) -> tu
     return notes
 
 
-def _write_atomically(data: bytes, path: Path) -> None:
-    with whole(path) as partial, partial.open("xb") as file:
+def _write_new(data: bytes, path: Path) -> None:
+    with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -1,8 +1,8 @@
-"""A result on the disk: what was written is read back and measured."""
+"""A result on the disk: what was written is read back and measured before it takes its place."""
 
 from pathlib import Path
 
-from imaging.io import Picture, is_lossless, read, write
+from imaging.io import Picture, is_lossless, write
 from protect.verify.measures import Measurement, measure
 
 
@@ -13,7 +13,7 @@ class VerificationError(ValueError):
 def save(
     original: Picture, protected: Picture, path: Path, *, eps: float, overwrite: bool = False
 ) -> tuple[Measurement, list[str]]:
-    """Write a protected picture, read it back and measure it; a file that fails the test is removed.
+    """Write a protected picture, read it back and measure it; a file that fails the test replaces nothing.
 
     Args:
         original: the picture before protection.
@@ -30,21 +30,25 @@ def save(
         VerificationError: a lossless file breaks the bound.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    notes = list(write(protected, path, overwrite=overwrite))
-    try:
-        measured = measure(original, read(path), intended=protected)
-        # The decoded values are whole levels, so a thousandth is far more than float error and far less than
-        # a level.
-        excess = measured.linf > eps * 255 + 1e-3
-        if excess and is_lossless(path):
+    found: list[Measurement] = []
+
+    def check(decoded: Picture) -> None:
+        found.append(measure(original, decoded, intended=protected))
+        if is_lossless(path) and _exceeds(found[0], eps):
             raise VerificationError(
-                f"the written file differs by {measured.linf:g}/255 from its input; it was removed"
+                f"the written file differs by {found[0].linf:g}/255 from its input; it was not kept"
             )
-    except Exception:
-        path.unlink(missing_ok=True)
-        raise
-    if excess:
+
+    notes = list(write(protected, path, overwrite=overwrite, check=check))
+    (measured,) = found
+    if _exceeds(measured, eps):
         notes.append(
             f"{path.suffix[1:].upper()} changes pixels by itself, here by up to {measured.linf:.3g} of 255"
         )
     return measured, notes
+
+
+def _exceeds(measured: Measurement, eps: float) -> bool:
+    # The decoded values are whole levels, so a thousandth is far more than float error and far less than
+    # a level.
+    return measured.linf > eps * 255 + 1e-3

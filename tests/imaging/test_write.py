@@ -7,7 +7,15 @@ import stat
 import pytest
 import torch
 
-from imaging.io import Picture, PictureError, PictureWriteError, UnsupportedPictureError, read, write
+from imaging.io import (
+    Picture,
+    PictureError,
+    PictureSizeError,
+    PictureWriteError,
+    UnsupportedPictureError,
+    read,
+    write,
+)
 
 
 def picture(value: int = 7, size: tuple[int, int] = (40, 40)) -> Picture:
@@ -22,6 +30,23 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path):
     assert read(path).integers.unique().tolist() == [1]
     write(picture(2), path, overwrite=True)
     assert read(path).integers.unique().tolist() == [2]
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_what_was_written_is_checked_before_it_replaces_anything(tmp_path):
+    path, seen = tmp_path / "a.png", []
+    write(picture(1), path, check=seen.append)
+    assert [each.integers.unique().tolist() for each in seen] == [[1]]
+
+    def refuse(decoded):
+        raise ValueError(decoded.integers.unique().tolist())
+
+    with pytest.raises(ValueError, match="2"):
+        write(picture(2), path, overwrite=True, check=refuse)
+    assert read(path).integers.unique().tolist() == [1]
+    with pytest.raises(PictureSizeError, match=r"a\.png' is too small"):
+        write(picture(2, size=(8, 8)), path, overwrite=True, check=seen.append)
+    assert read(path).integers.unique().tolist() == [1]
     assert os.listdir(tmp_path) == ["a.png"]
 
 

@@ -18,7 +18,7 @@ import torch
 from imaging.batch import saving
 from imaging.batch.discover import plan
 from imaging.batch.runner import explain
-from imaging.io import read
+from imaging.io import Picture, read
 from protect.command.batch import Recipe, Record, run
 from protect.command.saving import VerificationError, save
 from protect.methods.mist import Mist
@@ -268,12 +268,28 @@ def test_a_lossy_result_reports_what_survived_and_that_it_left_the_bound(protect
     assert any("JPG changes pixels by itself" in note for note in record.notes)
 
 
-def test_a_lossless_file_that_breaks_the_bound_is_removed(draw, tmp_path: Path) -> None:
+def test_a_lossless_file_that_breaks_the_bound_is_not_kept(draw, tmp_path: Path) -> None:
     original = read(draw("a.png"))
     wrong = replace(original, integers=255 - original.integers)
-    with pytest.raises(VerificationError, match="it was removed"):
+    with pytest.raises(VerificationError, match="it was not kept"):
         save(original, wrong, tmp_path / "b.png", eps=8 / 255)
-    assert not (tmp_path / "b.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    before = draw("b.png", seed=1).read_bytes()
+    with pytest.raises(VerificationError, match="it was not kept"):
+        save(original, wrong, tmp_path / "b.png", eps=8 / 255, overwrite=True)
+    assert (tmp_path / "b.png").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_frames_that_a_format_takes_for_one_replace_no_earlier_result(draw, tmp_path: Path) -> None:
+    before = draw("near.avif", 64, 96).read_bytes()
+    integers = torch.full((3, 3, 64, 96), 100, dtype=torch.uint8)
+    integers[1, 0, 0, 0], integers[2, 0, 0, 0] = 101, 102
+    near = Picture(integers, durations=(100, 100, 100))
+    with pytest.raises(ValueError, match="the written picture has 1 x 96 x 64 frames"):
+        save(near, near, tmp_path / "near.avif", eps=8 / 255, overwrite=True)
+    assert (tmp_path / "near.avif").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["near.avif"]
 
 
 def test_frames_are_counted_and_animations_stay_animations(protect: Runner, draw) -> None:
