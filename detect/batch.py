@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def run(
     detector: Detector,
     *,
     wishes: Wishes = Wishes(),
-    earlier: Mapping[str, Record] | None = None,
+    earlier: Iterable[Record] = (),
     device: torch.device | str = "cpu",
     progress: Callable[[Job, float], object] = lambda job, share: None,
     failed: Callable[[Exception], object] | None = None,
@@ -45,8 +45,8 @@ def run(
         plan: from `detect.inputs.pictures_of`.
         detector: calibrated.
         wishes: what is wanted beside the answer.
-        earlier: records of an earlier run by the hash of the file, from `read_records`; where the detector
-            and what is wanted are the same, they stand.
+        earlier: records of an earlier run, from `read_records`; where the file, the detector and what is
+            wanted are the same, they stand.
         device: where the detector is.
         progress: called with a job and the share of it that is done.
         failed: called with the exception behind a failure.
@@ -55,12 +55,13 @@ def run(
         DetectorError: the detector is not calibrated, or has no heatmap where one is wanted.
     """
     identity = (detector.identity, detector.calibrated().identity)
+    known = {record.sha256: record for record in earlier if record.sha256 is not None}
     for problem in plan.problems:
         yield Record(problem.input, "failed", problem.reason)
     for job in plan.jobs:
         started = time.monotonic()
         try:
-            record = _known(job, earlier or {}, identity, wishes)
+            record = _known(job, known, identity, wishes)
             record = record or _judged(job, detector, identity, wishes, device)
         except Exception as error:
             if failed is not None:
@@ -142,19 +143,18 @@ def _draw(job: Job, detector: Detector, images: Images) -> str:
     return str(job.output)
 
 
-def read_records(path: Path) -> dict[str, Record]:
-    """Return the records of an earlier report by the hash of the file, without failures; none without a file.
+def read_records(path: Path) -> list[Record]:
+    """Return the records of an earlier report; none without a file.
 
     Raises ValueError for a file that is no report of `detect`.
     """
     if not path.exists():
-        return {}
+        return []
     known = {each.name for each in fields(Record)}
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(rows, list):
             raise TypeError("a report is a list")
-        records = [Record(**{name: row[name] for name in known}) for row in rows]
+        return [Record(**{name: row[name] for name in known}) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(path)!r} is no report of detect: name another file") from error
-    return {record.sha256: record for record in records if record.sha256 is not None}

@@ -74,7 +74,7 @@ def detect(
 
         made = pictures_of(inputs, recursive=recursive, heatmaps=heatmap or ".")
         check_extras(made, {"--report": report})
-        earlier = {} if report is None else read_records(Path(report))
+        earlier = [] if report is None else read_records(Path(report))
         place = pick_device(device)
         judge = load_detector(detector).to(place)
         if heatmap is not None and not judge.has_heatmap:
@@ -92,7 +92,16 @@ def detect(
                 failed=failed,
             )
             told = map(_printed, records) if as_json else records
-            return follow(made, told, screen, label=LABEL, closing=closing, report=report, tell=line)
+            return follow(
+                made,
+                told,
+                screen,
+                label=LABEL,
+                closing=closing,
+                report=report,
+                earlier=earlier,
+                tell=line,
+            )
 
     return terminal.attempt("detect", work, show_traceback=show_traceback)
 

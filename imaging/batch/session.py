@@ -1,7 +1,7 @@
 """One run of a command over many files: what is said, reported and returned, on Ctrl-C too."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -48,6 +48,7 @@ def follow(
     label: str,
     closing: Sequence[str],
     report: str | None = None,
+    earlier: Iterable[Any] = (),
     tell: Callable[[Record], str] = line,
     after: Callable[[list[Record]], bool] = lambda made: True,
 ) -> int:
@@ -62,6 +63,7 @@ def follow(
         label: what results are called, as in `discover.plan`.
         closing: said at the end, after how many were done.
         report: where to write the records.
+        earlier: records of the last report; those of inputs that an interrupted run has not reached stay.
         tell: puts a record into one line.
         after: called with all records before the report is written; False says that something is missing.
     """
@@ -79,7 +81,9 @@ def follow(
     except KeyboardInterrupt:
         interrupted = True
     if report is not None:
-        complete = _reported(in_order(plan, made), report, screen) and complete
+        reached = {record.input for record in made}
+        kept = [record for record in earlier if interrupted and record.input not in reached]
+        complete = _reported(in_order(plan, [*made, *kept]), report, screen) and complete
     counts = Counter(record.status for record in made)
     if interrupted:
         finished, total = len(made) - counts["failed"], len(plan.jobs) + len(plan.problems)

@@ -127,6 +127,39 @@ def test_a_second_run_goes_on_from_its_report(kept):
     assert "2 done, 0 skipped" in other.output, "another detector answers anew"
 
 
+def test_an_interrupted_run_keeps_what_the_report_said_of_the_rest(kept, monkeypatch):
+    from detect import batch
+
+    for name in ("a.png", "b.png", "c.png"):
+        noise(f"art/{name}")
+    Path("art/d.png").write_text("no picture")
+    common = ("art", "--detector", str(kept / "frequency"), "--report", "report.json")
+    assert run(*common).exit_code == 1
+    before = json.loads(Path("report.json").read_text())
+    noise("art/a.png", seed=9)
+    original = batch._known
+
+    def interrupted(job, *arguments):
+        if job.input.name == "b.png":
+            raise KeyboardInterrupt
+        return original(job, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "_known", interrupted)
+        stopped = run(*common)
+    assert stopped.exit_code == 130
+    assert "interrupted with 1 of 4 done; the same command goes on from here" in stopped.output
+    rows = json.loads(Path("report.json").read_text())
+    assert [row["path"] for row in rows] == [f"art/{letter}.png" for letter in "abcd"]
+    assert rows[0]["sha256"] != before[0]["sha256"]
+    assert rows[1:] == before[1:]
+    assert "0 done, 3 skipped, 1 failed" in run(*common).output
+    for name in ("c.png", "d.png"):
+        Path("art", name).unlink()
+    assert run(*common).exit_code == 0
+    assert len(json.loads(Path("report.json").read_text())) == 2, "a run that ends says what is there"
+
+
 def test_a_heatmap_is_drawn_where_the_detector_looks_at_places(kept):
     noise("a.png", side=56)
     done = run("a.png", "--detector", str(kept / "reconstruction"), "--heatmap", "maps", "--json")
