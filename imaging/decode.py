@@ -17,8 +17,17 @@ from imaging import deep
 from imaging.colours import to_rgb, usable_profile
 from imaging.errors import DamagedPictureError, MissingExtraError, PictureSizeError
 from imaging.guards import decoding, quiet_libtiff, quiet_pillow
-from imaging.metadata import has_content_credentials, plausible_dpi, png_chunks, upright_exif, upright_xmp
+from imaging.metadata import (
+    has_content_credentials,
+    plausible_dpi,
+    png_chunks,
+    upright_exif,
+    upright_xmp,
+    without_heading,
+    without_previews,
+)
 from imaging.picture import Picture
+from imaging.previews import without_xmp_previews
 from imaging.tiff import exif_from_tags, first_tags, pages_alike
 
 MIN_SIDE = 32
@@ -76,14 +85,13 @@ def _picture(decoded: _Decoded, format: str) -> Picture:
         pixels = pixels.swapaxes(1, 2) if decoded.orientation > 4 else pixels
         pixels = np.ascontiguousarray(np.flip(pixels, _FLIPS[decoded.orientation]))
     planes = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    xmp = decoded.info.get("xmp")
     return Picture(
         integers=planes[:, :3],
         alpha=planes[:, 3:] if planes.shape[1] == 4 else None,
         format=format,
         icc=decoded.icc,
         exif=_clean_exif(decoded.exif, notes),
-        xmp=upright_xmp(xmp) if isinstance(xmp, bytes) else None,
+        xmp=_clean_xmp(decoded.info.get("xmp"), notes),
         dpi=plausible_dpi(decoded.info.get("dpi")),
         text=decoded.text,
         colour_chunks=decoded.colour_chunks,
@@ -94,11 +102,23 @@ def _picture(decoded: _Decoded, format: str) -> Picture:
 
 
 def _clean_exif(exif: bytes | None, notes: list[str]) -> bytes | None:
+    if not exif:
+        return None
     try:
-        return upright_exif(exif) if exif else None
+        if without_previews(exif) != without_heading(exif):
+            notes.append("the previews in its EXIF data show the picture as it was and were emptied")
+        return upright_exif(exif)
     except ValueError:
         notes.append("its EXIF data is damaged and was dropped")
         return None
+
+
+def _clean_xmp(xmp: Any, notes: list[str]) -> bytes | None:
+    if not isinstance(xmp, bytes):
+        return None
+    if without_xmp_previews(xmp) != xmp:
+        notes.append("the previews in its XMP data show the picture as it was and were emptied")
+    return upright_xmp(xmp)
 
 
 def _plays(info: Mapping[str, Any], format: str) -> int:

@@ -26,7 +26,7 @@ class Picture:
         alpha: opacity of the same type [frames, 1, height, width], or None when the picture has none.
         format: name of the format it was read from: PNG, JPEG, WEBP, TIFF, AVIF, HEIC, GIF or BMP.
         icc: embedded RGB colour profile; None stands for sRGB.
-        exif: EXIF block from its byte-order mark on, without orientation and preview.
+        exif: EXIF block from its byte-order mark on, without orientation and previews.
         xmp: XMP packet, without orientation and previews.
         dpi: horizontal and vertical resolution in pixels per inch.
         text: keyword and value of each PNG text; JPEG and GIF comments have the keyword "Comment".
