@@ -14,7 +14,8 @@ from detect.facts import Examined, examine
 from detect.heat import overlay
 from detect.record import Record
 from imaging.batch.discover import Job, Plan
-from imaging.batch.runner import explain
+from imaging.batch.mark import fingerprint, marked
+from imaging.batch.runner import explain, is_done
 from imaging.io import write
 from imaging.picture import Images, Picture
 
@@ -35,6 +36,7 @@ def run(
     *,
     wishes: Wishes = Wishes(),
     earlier: Iterable[Record] = (),
+    overwrite: bool = False,
     device: torch.device | str = "cpu",
     progress: Callable[[Job, float], object] = lambda job, share: None,
     failed: Callable[[Exception], object] | None = None,
@@ -47,6 +49,7 @@ def run(
         wishes: what is wanted beside the answer.
         earlier: records of an earlier run, from `read_records`; where the file, the detector and what is
             wanted are the same, they stand.
+        overwrite: replace files that lie where heatmaps go and are not those of this picture and detector.
         device: where the detector is.
         progress: called with a job and the share of it that is done.
         failed: called with the exception behind a failure.
@@ -62,7 +65,7 @@ def run(
         started = time.monotonic()
         try:
             record = _known(job, known, identity, wishes)
-            record = record or _judged(job, detector, identity, wishes, device)
+            record = record or _judged(job, detector, identity, wishes, overwrite, device)
         except Exception as error:
             if failed is not None:
                 failed(error)
@@ -87,14 +90,23 @@ def _known(
 
 
 def _judged(
-    job: Job, detector: Detector, identity: tuple[str, str], wishes: Wishes, device: torch.device | str
+    job: Job,
+    detector: Detector,
+    identity: tuple[str, str],
+    wishes: Wishes,
+    overwrite: bool,
+    device: torch.device | str,
 ) -> Record:
     examined = examine(job.input)
+    mark = fingerprint(examined.sha256.encode(), {"heatmap": identity[0]})
+    drawn = wishes.heatmaps and is_done(job, mark, overwrite=overwrite)
     images = (detector.equaliser(examined.images).pixels[None] / 255).to(device)
     calibration, facts = detector.calibrated(), examined.facts
     logit = detector.scores(images)
     probability = float(calibration.probabilities(logit)[0])
     warnings, outside = _warnings(examined, detector)
+    if wishes.heatmaps and not drawn:
+        _draw(job, detector, images, mark, overwrite=overwrite)
     return Record(
         path=str(job.input),
         status="done",
@@ -110,7 +122,7 @@ def _judged(
         calibration_id=identity[1],
         model_id=identity[0],
         preprocessing_id=detector.equaliser.identity,
-        heatmap_path=_draw(job, detector, images) if wishes.heatmaps else None,
+        heatmap_path=str(job.output) if wishes.heatmaps else None,
         explanation=detector.explain(images) if wishes.explanations else [],
         warnings=warnings,
     )
@@ -132,15 +144,14 @@ def _warnings(examined: Examined, detector: Detector) -> tuple[list[str], bool]:
     return found, outside
 
 
-def _draw(job: Job, detector: Detector, images: Images) -> str:
-    """Write the heatmap of a picture, of its centre where it is very large, and return where."""
+def _draw(job: Job, detector: Detector, images: Images, mark: str, *, overwrite: bool) -> None:
+    """Write the heatmap of a picture, of its centre where it is very large."""
     top, left = (max(0, side - _HEAT_SIDE) // 2 for side in images.shape[-2:])
     part = images[..., top : top + _HEAT_SIDE, left : left + _HEAT_SIDE]
     with torch.no_grad():
         drawn = overlay(part, detector.heatmap(part)).cpu()
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    write(Picture.from_pixels(drawn), job.output, overwrite=True)
-    return str(job.output)
+    write(marked(Picture.from_pixels(drawn), mark, job.output), job.output, overwrite=overwrite)
 
 
 def read_records(path: Path) -> list[Record]:

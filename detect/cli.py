@@ -47,6 +47,7 @@ def detect(
         typer.Option(metavar="FILE.json", help="Write a record of each input; a second run goes on from it."),
     ] = None,
     recursive: terminal.Recursive = False,
+    overwrite: terminal.Overwrite = False,
     device: terminal.DeviceName = "auto",
     quiet: terminal.Quiet = False,
     show_traceback: terminal.ShowTraceback = False,
@@ -72,7 +73,7 @@ def detect(
         from imaging.batch.saving import check_extras
         from imaging.batch.session import follow
 
-        made = pictures_of(inputs, recursive=recursive, heatmaps=heatmap or ".")
+        made = pictures_of(inputs, recursive=recursive, heatmaps=heatmap)
         check_extras(made, {"--report": report})
         earlier = [] if report is None else read_records(Path(report))
         place = pick_device(device)
@@ -87,6 +88,7 @@ def detect(
                 judge,
                 wishes=Wishes(heatmap is not None, explain),
                 earlier=earlier,
+                overwrite=overwrite,
                 device=place,
                 progress=screen.update,
                 failed=failed,

@@ -93,7 +93,7 @@ def plan(
             found.setdefault(os.path.realpath(each.path), each)
     name = _single_output(out, texts, list(found.values()))
     result.jobs.extend(Job(each.path, name or _output(each, out, label)) for each in found.values())
-    _check_collisions(result.jobs)
+    check_collisions(result.jobs)
     return result
 
 
@@ -102,11 +102,11 @@ def result_name(stem: str, label: str = "protected") -> str:
     return f"{stem}.{label}.png"
 
 
-def both_to_one(one: object, other: object, output: object) -> str:
+def both_to_one(one: object, other: object, output: object, *, flag: str = "--out") -> str:
     """Say that two inputs would become one file."""
     return (
         f"{one} and {other} would both be written to {output};"
-        " take them one after the other, each with its own --out"
+        f" take them one after the other, each with its own {flag}"
     )
 
 
@@ -189,18 +189,26 @@ def _output(found: Found, out: str | os.PathLike[str] | None, label: str) -> Pat
     return Path(out) / found.path.relative_to(found.root).with_name(name)
 
 
-def _check_collisions(jobs: list[Job]) -> None:
+def check_collisions(jobs: Sequence[Job], *, flag: str = "--out") -> None:
+    """Make sure that no two results are one file, and that none is an input.
+
+    Args:
+        jobs: inputs and outputs.
+        flag: what a person chooses outputs by.
+
+    Raises PlanError.
+    """
     owners: dict[str, Path] = {}
     inputs = {_identity(job.input): job.input for job in jobs}
     for job in jobs:
         place = os.path.normcase(os.path.realpath(job.output))
         if place in owners:
-            raise PlanError(both_to_one(owners[place], job.input, job.output))
+            raise PlanError(both_to_one(owners[place], job.input, job.output, flag=flag))
         owners[place] = job.input
         identity = _identity(job.output)
         if identity is not None and (replaced := inputs.get(identity)):
             raise PlanError(
-                f"the result {job.output} would replace the input {replaced}; choose another --out"
+                f"the result {job.output} would replace the input {replaced}; choose another {flag}"
             )
 
 

@@ -107,11 +107,11 @@ def _attempt(
         try:
             # Taken before the picture is read, so that one that changes meanwhile is done again next time.
             mark = fingerprint(job.input.read_bytes(), settings)
-            done = _is_done(job, mark, overwrite)
+            done = is_done(job, mark, overwrite=overwrite)
             if not done:
                 if not ours.enter_context(locked(job.output)):
                     return None
-                done = _is_done(job, mark, overwrite)  # another run may just have finished it
+                done = is_done(job, mark, overwrite=overwrite)  # another run may just have finished it
         except Exception as error:
             return finished("failed", error)
         if done:
@@ -124,8 +124,11 @@ def _attempt(
         return finished("done", result=result)
 
 
-def _is_done(job: Job, mark: str, overwrite: bool) -> bool:
-    """Raises OSError when the output cannot be written, or is there and was made otherwise."""
+def is_done(job: Job, mark: str, *, overwrite: bool = False) -> bool:
+    """Say whether the output is there and bears the mark.
+
+    Raises OSError when it cannot be written, or is there, was made otherwise and is not to be replaced.
+    """
     check_writable(job.output, at_least=job.input.stat().st_size)
     if not os.path.lexists(job.output) or overwrite:
         return False

@@ -173,6 +173,46 @@ def test_a_heatmap_is_drawn_where_the_detector_looks_at_places(kept):
     assert "does not look at places" in refused.output
 
 
+def test_a_heatmap_replaces_no_input_and_no_other_heatmap(kept):
+    def refused(*arguments):
+        before = {path: path.read_bytes() for path in Path().rglob("*.png")}
+        done = run(*arguments, "--detector", str(kept / "reconstruction"))
+        assert done.exit_code == 2, done.output
+        assert done.output.count("\n") == 1
+        assert {path: path.read_bytes() for path in Path().rglob("*.png")} == before
+        return done.output
+
+    for number, name in enumerate(("a.png", "a.png.heatmap.png", "one/b.png", "two/b.png")):
+        noise(name, seed=number, side=56)
+    said = "the result a.png.heatmap.png would replace the input a.png.heatmap.png; choose another --heatmap"
+    assert said in refused("a.png", "a.png.heatmap.png", "--heatmap", ".")
+    said = "one/b.png and two/b.png would both be written to maps/b.png.heatmap.png; take them one after the"
+    assert said in refused("one", "two", "--heatmap", "maps")
+    done = run("one", "two", "a.png", "a.png.heatmap.png", "--detector", str(kept / "reconstruction"))
+    assert done.exit_code == 0, "without heatmaps nothing is in the way"
+
+
+def test_a_file_that_is_not_the_heatmap_of_this_picture_is_replaced_only_when_asked(kept):
+    noise("a.png", side=56)
+    noise("maps/a.png.heatmap.png", seed=1)
+    common = ("a.png", "--detector", str(kept / "reconstruction"), "--heatmap", "maps")
+    heatmap = Path("maps/a.png.heatmap.png")
+    before = heatmap.read_bytes()
+    done = run(*common)
+    assert done.exit_code == 1
+    made = "exists and was not made from this input with these settings; --overwrite replaces it"
+    assert f"failed     a.png: {heatmap} {made}" in done.output
+    assert heatmap.read_bytes() == before
+    assert run(*common, "--overwrite").exit_code == 0
+    drawn = heatmap.read_bytes()
+    assert drawn != before
+    assert run(*common).exit_code == 0, "its own heatmap is in nobody's way"
+    assert heatmap.read_bytes() == drawn
+    noise("a.png", seed=2, side=56)
+    assert made in run(*common).output
+    assert heatmap.read_bytes() == drawn
+
+
 def test_every_picture_of_a_folder_is_answered_once_whatever_its_name(kept):
     for name in ("art/a.png", "art/a.jpg", "art/.hidden.png", "art/below/c.webp", "art/a.png.heatmap.png"):
         noise(name)
