@@ -168,4 +168,6 @@ def read_records(path: Path) -> list[Record]:
             raise TypeError("a report is a list")
         return [Record(**{name: row[name] for name in known}) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} is no report of detect: name another file") from error
+        raise ValueError(
+            f"{str(path)!r} is no report of detect: name another file, or --overwrite replaces it"
+        ) from error

@@ -5,6 +5,7 @@ Nothing heavy is imported at module level, so that `detect --help` answers at on
 
 import sys
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -68,14 +69,15 @@ def detect(
         from detect.batch import Wishes, read_records, run
         from detect.builtin import load_detector
         from detect.inputs import LABEL, pictures_of
-        from detect.record import line
+        from detect.record import Record, line
         from diffusion.choice import pick_device
+        from imaging.batch.reports import is_report
         from imaging.batch.saving import check_extras
         from imaging.batch.session import follow
 
         made = pictures_of(inputs, recursive=recursive, heatmaps=heatmap)
-        check_extras(made, {"--report": report})
-        earlier = [] if report is None else read_records(Path(report))
+        check_extras(made, {"--report": (report, partial(is_report, kind=Record))}, overwrite=overwrite)
+        earlier = [] if report is None or overwrite else read_records(Path(report))
         place = pick_device(device)
         judge = load_detector(detector).to(place)
         if heatmap is not None and not judge.has_heatmap:

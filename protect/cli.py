@@ -137,6 +137,8 @@ def protect(
             report=report,
             sheet=sheet,
             manifest=manifest,
+            mask=mask,
+            overwrite=overwrite,
             urls=engine == "ray",
         )
         surrogates = choose_for(chosen, model, offline=offline)

@@ -6,7 +6,7 @@ Nothing heavy is imported at module level, so that `purify --help` answers at on
 import math
 import traceback
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -85,13 +85,14 @@ def purify(
             return _print_options(method)
         from diffusion.choice import choose
         from imaging.batch.discover import plan
+        from imaging.batch.reports import is_report
         from imaging.batch.saving import check_extras
         from imaging.batch.session import follow
-        from purify.batch import Recipe, run
+        from purify.batch import Recipe, Record, run
         from purify.methods import create, entry
 
         made = plan(inputs or [], out=out, recursive=recursive, label="purified")
-        check_extras(made, {"--report": report})
+        check_extras(made, {"--report": (report, partial(is_report, kind=Record))}, overwrite=overwrite)
         choice = choose(model) if entry(method).needs_model else None
         recipe = Recipe(
             method.lower(),

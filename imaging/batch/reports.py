@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,23 @@ def write_report(records: Sequence[Any], path: Path) -> None:
     with whole(path) as partial:
         # File names may hold bytes that are no text; the report shows them as escapes instead of failing.
         partial.write_bytes(text.encode(errors="backslashreplace") + b"\n")
+
+
+def is_report(path: Path, kind: type) -> bool:
+    """Say whether a file is a report of such dataclasses, as `write_report` writes them. Raises OSError."""
+    try:
+        rows = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and row.keys() >= needed(kind) for row in rows
+    )
+
+
+def needed(kind: type) -> set[str]:
+    """Return the fields without which there is no dataclass of this kind."""
+    empty = (each for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING)
+    return {each.name for each in empty}
 
 
 def line(record: Any, *more: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from imaging.batch.reports import needed
 from imaging.whole import whole
 from protect.command.batch import Record
 
@@ -31,6 +32,18 @@ def write_manifest(records: Sequence[Record], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
         pyarrow.parquet.write_table(table, partial)
+
+
+def is_manifest(path: Path) -> bool:
+    """Say whether a file is a table of records. Raises OSError."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        names = pyarrow.parquet.read_schema(path).names
+    except pyarrow.ArrowInvalid:
+        return False
+    return needed(Record) <= set(names)
 
 
 def _schema() -> Any:

@@ -3,23 +3,23 @@
 import hashlib
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from diffusion.choice import Precision
 from imaging.batch.discover import Job, Plan, plan
+from imaging.batch.reports import is_report
 from imaging.batch.runner import explain
-from imaging.batch.saving import check_extras
+from imaging.batch.saving import check_extras, is_sheet, write_sheet
 from imaging.batch.session import Screen, follow, in_order
 from imaging.batch.terminal import FAILED
 from imaging.errors import PictureError
 from imaging.formats import format_of
-from imaging.io import write
-from imaging.picture import Picture
 from imaging.sheet import contact_sheet
 from protect.command.batch import Recipe, Record, Surrogate, run
 from protect.command.engines import Engine, places
 from protect.command.engines.places import Errands
-from protect.command.manifest import check_arrow, write_manifest
+from protect.command.manifest import check_arrow, is_manifest, write_manifest
 from protect.command.report import HEADINGS, closing, line, sheet_row
 from protect.ensemble import members
 from protect.method import ProtectionMethod
@@ -38,11 +38,14 @@ def prepare(
     report: str | None,
     sheet: str | None,
     manifest: str | None = None,
+    mask: str | None = None,
+    overwrite: bool = False,
     urls: bool = False,
 ) -> Plan | Errands:
-    """Plan the work and make sure that report, sheet and manifest can be written and replace nothing.
+    """Plan the work and make sure that report, sheet and manifest can be written and replace nothing else.
 
-    `urls` says that inputs and outputs may be URLs.
+    With `overwrite` they may replace what this run neither reads nor makes. `urls` says that inputs and
+    outputs may be URLs.
 
     Raises ValueError or OSError with a sentence.
     """
@@ -56,11 +59,16 @@ def prepare(
     else:
         made = places.plan(paths, out=out, recursive=recursive)
         files = Plan([Job(Path(each.input), Path(each.output)) for each in made.jobs])
-    check_extras(files, {"--report": report, "--sheet": sheet, "--manifest": manifest})
     if sheet is not None:
         format_of(sheet)
     if manifest is not None:
         check_arrow()
+    extras = {
+        "--report": (report, partial(is_report, kind=Record)),
+        "--sheet": (sheet, is_sheet),
+        "--manifest": (manifest, is_manifest),
+    }
+    check_extras(files, extras, others=[mask], overwrite=overwrite)
     return made
 
 
@@ -159,8 +167,7 @@ def _draw_sheet(
     try:
         model, prompt = members(surrogate())[0], recipe.method.prompt
         rows = [sheet_row(record, model, prompt=prompt) for record in shown[:_LARGEST_SHEET]]
-        Path(sheet).parent.mkdir(parents=True, exist_ok=True)
-        write(Picture.from_pixels(contact_sheet(rows, HEADINGS)), sheet, overwrite=True)
+        write_sheet(contact_sheet(rows, HEADINGS), Path(sheet))
     except (PictureError, OSError, RuntimeError, ValueError) as error:
         screen.complain(f"the sheet was not drawn: {explain(error)}")
         return False

@@ -92,6 +92,7 @@ def verify(
     report: Annotated[
         str | None, typer.Option(metavar="FILE.json", help="Write everything that was measured.")
     ] = None,
+    overwrite: terminal.Overwrite = False,
     device: terminal.DeviceName = "auto",
     precision: terminal.Precision = "auto",
     offline: terminal.Offline = False,
@@ -118,7 +119,9 @@ def verify(
             find(name)
         for words in roads:
             parse(words)
-        case = session.prepare(pictures or [], mask=mask, lpips=lpips, extras=(report, sheet))
+        case = session.prepare(
+            pictures or [], mask=mask, lpips=lpips, extras=(report, sheet), overwrite=overwrite
+        )
 
         @cache
         def loaded(choice: Choice) -> "DiffusionModel":

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffusion.choice import Precision, network_precision
 from diffusion.model import DiffusionModel
 from imaging.batch.discover import Job, Plan
-from imaging.batch.reports import write_report
-from imaging.batch.saving import check_extras
+from imaging.batch.reports import is_report, write_report
+from imaging.batch.saving import check_extras, is_sheet, write_sheet
 from imaging.formats import format_of
-from imaging.io import read, write
+from imaging.io import read
 from imaging.perceptual import Lpips
 from imaging.picture import Picture
 from imaging.sheet import Row, contact_sheet
@@ -51,9 +52,15 @@ class Case:
 
 
 def prepare(
-    paths: Sequence[str], *, mask: str | None, lpips: str | None, extras: tuple[str | None, str | None]
+    paths: Sequence[str],
+    *,
+    mask: str | None,
+    lpips: str | None,
+    extras: tuple[str | None, str | None],
+    overwrite: bool = False,
 ) -> Case:
-    """Read the pictures and make sure that report and sheet can be written and replace no input.
+    """Read the pictures and make sure that report and sheet can be written and replace no input, and without
+    `overwrite` nothing but their like.
 
     Raises ValueError or OSError with a sentence.
     """
@@ -61,10 +68,10 @@ def prepare(
         raise ValueError(f"two pictures are compared, ORIGINAL and PROTECTED; got {len(paths)}")
     given = [Path(path) for path in paths]
     report, sheet = extras
-    read_only = [Job(*given), *(Job(Path(each), Path(each)) for each in (mask, lpips) if each is not None)]
-    check_extras(Plan(read_only), {"--report": report, "--sheet": sheet})
     if sheet is not None:
         format_of(sheet)
+    kinds = {"--report": (report, partial(is_report, kind=Verification)), "--sheet": (sheet, is_sheet)}
+    check_extras(Plan([Job(*given)]), kinds, others=(mask, lpips), overwrite=overwrite)
     original, protected = (read(path) for path in given)
     check_pair(original, protected)
     kept = None if mask is None else _kept(mask, original)
@@ -189,8 +196,7 @@ def judge(
     if report is not None:
         write_report([replace(found, findings=tuple(made))], Path(report))
     if sheet is not None:
-        Path(sheet).parent.mkdir(parents=True, exist_ok=True)
-        write(Picture.from_pixels(contact_sheet(rows, HEADINGS)), sheet, overwrite=True)
+        write_sheet(contact_sheet(rows, HEADINGS), Path(sheet))
 
 
 def _told(picture: Picture, box: Box) -> str:

@@ -127,6 +127,17 @@ def test_a_second_run_goes_on_from_its_report(kept):
     assert "2 done, 0 skipped" in other.output, "another detector answers anew"
 
 
+def test_another_file_is_replaced_by_a_report_only_when_asked(kept):
+    noise("a.png")
+    Path("report.json").write_text("{}")
+    common = ("a.png", "--detector", str(kept / "frequency"), "--report", "report.json")
+    assert run(*common).exit_code == 2
+    assert Path("report.json").read_text() == "{}"
+    assert "1 done, 0 skipped" in run(*common, "--overwrite").output
+    assert "0 done, 1 skipped" in run(*common).output
+    assert "1 done, 0 skipped" in run(*common, "--overwrite").output, "and answers anew"
+
+
 def test_an_interrupted_run_keeps_what_the_report_said_of_the_rest(kept, monkeypatch):
     from detect import batch
 
@@ -307,13 +318,15 @@ def test_two_hundred_mixed_files_are_all_answered_or_named(kept):
         (["a.png", "--detector", "absent"], "'absent' holds no detector"),
         (["a.png", "--detector", "UNCALIBRATED"], "is not calibrated"),
         (["a.png", "--detector", "FREQUENCY", "--report", "a.png"], "would replace an input"),
-        (["a.png", "--detector", "FREQUENCY", "--report", "other.json"], "is no report of detect"),
+        (["a.png", "--detector", "FREQUENCY", "--report", "other.json"], "is not of an earlier run"),
+        (["a.png", "--detector", "FREQUENCY", "--report", "like.json"], "is no report of detect"),
         (["a.png", "--detector", "FREQUENCY", "--device", "abacus"], "cannot be used"),
     ],
 )
 def test_mistakes_take_one_line(kept, arguments, message):
     noise("a.png")
     Path("other.json").write_text("{}")
+    Path("like.json").write_text('[{"path": "a.png", "status": "done"}]')
     places = {"UNCALIBRATED": str(kept / "uncalibrated"), "FREQUENCY": str(kept / "frequency")}
     done = run(*[places.get(each, each) for each in arguments])
     assert done.exit_code == 2

@@ -112,6 +112,24 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "report is input": (["a.png", "--report", "a.png"], "--report a.png would replace an input"),
     "report is result": (["a.png", "--report", "a.protected.png"], "would replace an input or a result"),
     "report nowhere": (["a.png", "--report", "/proc/r.json"], "cannot write into /proc"),
+    "report is mask": (
+        ["a.png", "--mask", "black.png", "--report", "black.png"],
+        "--report black.png would replace an input or a result",
+    ),
+    "report is mask all the same": (
+        ["a.png", "--mask", "black.png", "--report", "black.png", "--overwrite"],
+        "--report black.png would replace an input or a result",
+    ),
+    "report is a picture": (["a.png", "--report", "b.png"], "--report b.png exists and is not of an earlier"),
+    "report is other JSON": (
+        ["a.png", "--report", "notes.json"],
+        "name another file, or --overwrite replaces",
+    ),
+    "report is a link": (["a.png", "--report", "nowhere.json"], "--report nowhere.json exists and is not of"),
+    "sheet is a picture": (
+        ["a.png", "--sheet", "b.png"],
+        "--sheet b.png exists and is not of an earlier run",
+    ),
     "sheet suffix": (["a.png", "--sheet", "s.txt"], "no picture format"),
 }
 
@@ -124,6 +142,8 @@ def test_a_mistake_is_one_line_and_nothing_is_started(
         draw(name)
     write(Picture(torch.zeros(1, 3, 40, 48, dtype=torch.uint8)), "black.png")
     os.symlink("a.png", "link.png")
+    os.symlink("gone.json", "nowhere.json")
+    Path("notes.json").write_text('[{"input": "a.png", "output": "b.png"}]')
     Path("empty").mkdir()
     Path("weightless").mkdir()
     Path("weightless/config.json").write_bytes((tiny_autoencoder / "config.json").read_bytes())
@@ -237,6 +257,23 @@ def test_the_sheet_shows_originals_changes_and_edits(protect: Protect, draw, tin
         "a skipped picture is shown"
     )
     assert read("sheets/s.png").height < sheet.height
+
+
+@pytest.mark.parametrize("sheet", ["s.png", "s.jpg", "s.webp"])
+def test_a_run_replaces_its_own_report_and_sheet_and_other_files_only_when_asked(
+    protect: Protect, draw, tiny_diffusion: Path, sheet: str
+) -> None:
+    draw("a.png", 64, 64)
+    Path("r.json").write_text("{}")
+    draw(sheet)
+    common = ("a.png", "--model", str(tiny_diffusion), "--report", "r.json", "--sheet", sheet)
+    assert protect(*common).code == 2
+    assert protect(*common, "--overwrite").code == 0
+    assert read(sheet).width > 5 * 128
+    result = protect(*common)
+    assert (result.code, result.err) == (0, "")
+    assert "0 done, 1 skipped" in result.out
+    assert [record["status"] for record in json.loads(Path("r.json").read_text())] == ["skipped"]
 
 
 def test_offline_is_said_to_the_hub_before_anything_is_loaded(protect: Protect, draw, monkeypatch) -> None:

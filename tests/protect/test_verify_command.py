@@ -108,7 +108,11 @@ def test_what_is_said_is_what_is_measured(verify: Verify, tiny_diffusion: Path) 
 
 def test_several_threats_are_tried_and_drawn(verify: Verify) -> None:
     threats = ("--threats", "img2img0.25", "img2img0.5", "--purifiers", "none", "crop10")
-    result = verify(*threats, "--sheet", "s.png", "a.png", "b.png")
+    Path("s.png").write_bytes(Path("mask.png").read_bytes())
+    Path("r.json").write_text("{}")
+    written = ("--sheet", "s.png", "--report", "r.json")
+    assert verify("a.png", "b.png", "--purifiers", "none", *written, "--overwrite").code == 0
+    result = verify(*threats, *written, "a.png", "b.png")
     assert result.code == 0, result.err
     for threat in ("img2img0.25", "img2img0.5"):
         assert result.row(threat, "none")[3] == "100%"
@@ -219,6 +223,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["a.png", "b.png", "--mask", "mask.png", "--sheet", "mask.png"],
         "would replace an input",
     ),
+    "report is another's": (["a.png", "b.png", "--report", "text.png"], "text.png exists and is not of an"),
+    "sheet is a picture": (["a.png", "b.png", "--sheet", "mask.png"], "or --overwrite replaces it"),
     "sheet suffix": (["a.png", "b.png", "--sheet", "s.txt"], "no picture format"),
     "lpips": (
         ["a.png", "b.png", "--lpips", "gone.safetensors"],

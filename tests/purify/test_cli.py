@@ -164,16 +164,19 @@ def test_settings_are_listed():
         (["a.png", "--t", "5", "--steps", "9", "--model", "builtin"], 2, "takes 1 to 5 steps; got 9"),
         (["a.png", "--method", "freqpure", "--model", "builtin"], 2, "FreqPure works on pixels"),
         (["a.png", "--method", "blur", "--report", "a.png"], 2, "would replace an input"),
+        (["a.png", "--method", "blur", "--report", "notes.json"], 2, "exists and is not of an earlier run"),
         (["a.png", "--method", "blur", "--out", "a.png"], 2, "would replace the input"),
         (["a.png", "--bogus"], 2, "--bogus"),
     ],
 )
 def test_mistakes_take_one_line_and_lose_nothing(arguments, code, message):
     draw("a.png")
+    Path("notes.json").write_text("[1]")
     before = Path("a.png").read_bytes()
     done = run(*arguments)
     assert done.exit_code == code, done.output
     assert message in done.output
+    assert Path("notes.json").read_text() == "[1]"
     assert "Traceback" not in done.output
     assert Path("a.png").read_bytes() == before
     assert not Path("a.purified.png").exists()

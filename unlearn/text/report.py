@@ -2,13 +2,14 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from imaging.batch.reports import plain
-from imaging.io import Picture, write
+from imaging.batch.saving import write_sheet
 from imaging.sheet import Row as SheetRow
 from imaging.sheet import contact_sheet
 from imaging.whole import write_whole
@@ -18,6 +19,7 @@ from unlearn.triggers import Images
 
 SHOWN = 40
 """Suspects in the table; `report.json` has them all."""
+_FILES = ("report.json", "report.md", "sheet.png")
 _SCAN_NOTE = (
     "Tokens in front of a prompt, by how far they move the prediction; 1 is the median of all single tokens. "
     "Those that stand out were tried on pictures and come first, by what they leave of the variety of "
@@ -116,6 +118,21 @@ def sheet(pictures: Mapping[str, tuple[Images, Images]], prompts: Sequence[str])
     return contact_sheet(rows, heads, cell=192)
 
 
+def check_folder(folder: Path) -> None:
+    """Make sure that `save` replaces nothing but an earlier report. Raises ValueError or OSError."""
+    there = [folder / name for name in _FILES if os.path.lexists(folder / name)]
+    if there and not _is_report(folder / "report.json"):
+        raise ValueError(f"{there[0]} exists and is not of an earlier run: name another --out")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        record = json.loads(path.read_bytes()) if path.is_file() else None
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.keys() >= {"about", "suspects", "rows"}
+
+
 def save(
     folder: Path,
     rows: Sequence[Row],
@@ -134,5 +151,5 @@ def save(
     text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(folder / "report.json", text + "\n")
     if pictures:
-        write(Picture.from_pixels(sheet(pictures, prompts)), folder / "sheet.png", overwrite=True)
+        write_sheet(sheet(pictures, prompts), folder / "sheet.png")
     write_whole(folder / "report.md", markdown(rows, suspects, about))

@@ -20,7 +20,7 @@ from unlearn.text.measures import Studio, decoded
 from unlearn.text.prompts import PROMPTS
 from unlearn.text.reactivation import Reactivation
 from unlearn.text.removal import Esd, FineTuning, Removal, SkdCag, Weights, remove
-from unlearn.text.report import save, visible
+from unlearn.text.report import check_folder, save, visible
 from unlearn.text.scan import LONGEST, UNUSUAL, DivergenceScan, Suspect
 from unlearn.text.trial import Case, Row, judge_of
 from unlearn.text.triggers import Homoglyph, Prefix, PromptTrigger, Several, check_prompts
@@ -272,6 +272,10 @@ def _check(wishes: Wishes) -> None:
         raise ValueError(f"unknown effect {wishes.effect!r}; available: {', '.join(EFFECTS)}")
     if wishes.keep is not None and (wishes.out / "model").exists():
         raise ValueError(f"{wishes.out / 'model'} exists: name another --out")
+    own = Path(wishes.model).expanduser()
+    if own.is_dir() and wishes.out.is_dir() and wishes.out.samefile(own):
+        raise ValueError(f"--out {wishes.out} is the model's own folder: name another")
+    check_folder(wishes.out)
 
 
 def _check_candidates(model: LatentDiffusion, candidates: Sequence[str]) -> None:

@@ -54,6 +54,7 @@ def test_a_manifest_has_a_row_for_each_picture_and_the_columns_of_a_record(folde
     assert rows[0]["error"] == "does not exist"
     assert rows[1]["linf"] == rows[1]["eps"] == 8
     assert set(rows[1]["survival"]) == {"file", "jpeg75", "half_size", "blur"}
+    assert Result("art", "--out", "safe", "--manifest", "deep/m.parquet").code == 1, "replaces its like"
     Path("nothing").mkdir()
     assert Result("nothing", "--manifest", "n.parquet").code == 1
     assert parquet.read_table("n.parquet").schema == table.schema
@@ -69,11 +70,16 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "device": (["--engine", "local", "--device", "gpu"], "device 'gpu' cannot be used"),
     "url": (["memory://art/a.png"], "memory://art/a.png is a URL; --engine ray reads and writes those"),
     "manifest": (["--manifest", "art/a.png"], "--manifest art/a.png would replace an input"),
+    "manifest is other": (
+        ["--manifest", "other.txt"],
+        "--manifest other.txt exists and is not of an earlier",
+    ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line(folder: Path, mistake: str) -> None:
+    Path("other.txt").write_text("no table")
     arguments, message = MISTAKES[mistake]
     result = Result("art", *arguments)
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)

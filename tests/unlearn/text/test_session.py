@@ -105,10 +105,10 @@ def test_without_a_trigger_the_vocabulary_is_scanned(tmp_path, lines, small_voca
     assert record["about"]["trigger"] == f"Several(words={tuple(each['words'] for each in tried)!r})"
     assert [row["name"] for row in record["rows"]] == ["nothing", "uce"]
     monkeypatch.setattr("unlearn.text.session.ALIKE", 0.0)
-    done = _call("builtin", "--prompts", lines, "--out", tmp_path / "three", *QUICK, "--method", "uce")
+    done = _call("builtin", "--prompts", lines, "--out", tmp_path / "out", *QUICK, "--method", "uce")
     assert done.exit_code == 0, done.output
     assert "no word that can be typed makes pictures alike" in done.output
-    record = json.loads((tmp_path / "three/report.json").read_text())
+    record = json.loads((tmp_path / "out/report.json").read_text())
     assert record["rows"] == []
     assert any(each["variety"] for each in record["suspects"])
 
@@ -160,6 +160,27 @@ def test_wishes_that_cannot_be_fulfilled_take_one_line(tmp_path, arguments, mess
     assert message in done.output
     assert len(done.output.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.md", "sheet.png"])
+def test_a_report_replaces_nothing_but_an_earlier_one(tmp_path, lines, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text('["mine"]')
+    call = ("builtin", "--trigger", "tok", "--prompts", lines, "--out", out, *QUICK)
+    done = _call(*call)
+    assert done.exit_code == 2
+    assert done.output == f"unlearn: {out / name} exists and is not of an earlier run: name another --out\n"
+    assert (out / name).read_text() == '["mine"]'
+
+
+def test_a_report_does_not_go_into_the_model(tmp_path, lines, builtin):
+    write_folder(builtin, "builtin", tmp_path / "model")
+    before = sorted(tmp_path.rglob("*"))
+    done = _call(tmp_path / "model", "--trigger", "tok", "--prompts", lines, "--out", tmp_path / "model")
+    assert done.exit_code == 2
+    assert "is the model's own folder: name another" in done.output
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_options_of_the_pictures_that_the_model_does_not_take_are_refused(tmp_path):
