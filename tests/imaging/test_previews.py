@@ -128,7 +128,7 @@ def test_no_preview_in_xmp_reaches_the_written_file(tmp_path, kind):
         assert kind == "no end" or "Zo\xeb".encode() in written
 
 
-@pytest.mark.parametrize("kind", set(XMP) - {"no end"})
+@pytest.mark.parametrize("kind", sorted(set(XMP) - {"no end"}))
 def test_emptying_an_xmp_packet_takes_away_the_picture_alone(kind):
     cleaned = upright_xmp(packet(XMP[kind]))
     assert upright_xmp(cleaned) == cleaned
