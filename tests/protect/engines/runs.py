@@ -1,6 +1,7 @@
 """What tests of engines share: pictures, the command, here and in its own process, and results."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,6 +62,10 @@ def fates(records: list[Record]) -> dict[str, str]:
     return {Path(record.input).name: record.status for record in records}
 
 
+def _heeding_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def command(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "protect", *INSTANT, *arguments],
@@ -69,6 +74,7 @@ def command(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_heeding_interrupts,  # what runs in the background is told to ignore them
     )
 
 
