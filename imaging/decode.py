@@ -105,9 +105,10 @@ def _clean_exif(exif: bytes | None, notes: list[str]) -> bytes | None:
     if not exif:
         return None
     try:
-        if without_previews(exif) != without_heading(exif):
+        emptied = without_previews(exif)
+        if emptied != without_heading(exif):
             notes.append("the previews in its EXIF data show the picture as it was and were emptied")
-        return upright_exif(exif)
+        return upright_exif(emptied)
     except ValueError:
         notes.append("its EXIF data is damaged and was dropped")
         return None
@@ -116,9 +117,10 @@ def _clean_exif(exif: bytes | None, notes: list[str]) -> bytes | None:
 def _clean_xmp(xmp: Any, notes: list[str]) -> bytes | None:
     if not isinstance(xmp, bytes):
         return None
-    if without_xmp_previews(xmp) != xmp:
+    emptied = without_xmp_previews(xmp)
+    if emptied != xmp:
         notes.append("the previews in its XMP data show the picture as it was and were emptied")
-    return upright_xmp(xmp)
+    return upright_xmp(emptied)
 
 
 def _plays(info: Mapping[str, Any], format: str) -> int:

@@ -36,8 +36,7 @@ class _ProtectOrVerify(terminal.OneLineCommand):
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         given = list(sys.argv[1:] if args is None else args)
-        end = given.index("--") if "--" in given else len(given)
-        if "--verify" not in given[:end]:
+        if "--verify" not in terminal.parted(given)[0]:
             return super().main(given, *rest, **extra)
         from protect.verify.cli import app as verify
 

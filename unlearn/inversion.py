@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn.triggers import Images, Labels
-from unlearn.tuning import evaluated, fine_tune, finite
+from unlearn.tuning import classes_of, evaluated, fine_tune, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,7 @@ def scan(network: nn.Module, images: Images, *, classes: int | None = None, **se
 
     Raises ValueError for fewer than three classes.
     """
-    with torch.no_grad(), evaluated(network):
-        count = classes or network(images[:2]).shape[1]
+    count = classes or classes_of(network, images)
     if count < 3:
         raise ValueError(f"no class can stand out among {count}: a scan needs three or more")
     return Scanned([invert(network, images, target, **settings) for target in range(count)])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attacks import NonFiniteError
 from attacks.rates import wilson
 from unlearn.triggers import Images, Labels, Trigger
-from unlearn.tuning import evaluated
+from unlearn.tuning import classes_of, evaluated
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def measure(
     others = labels != target
     if not others.any():
         raise ValueError(f"every picture is of the target class {target}: there is none to mark")
+    classes = classes_of(network, images)
+    if not 0 <= target < classes:
+        raise ValueError(f"the target class {target} is none of the classifier's {classes}")
     with evaluated(network):
-        classes = network(images[:1]).shape[1]
-        if not 0 <= target < classes:
-            raise ValueError(f"the target class {target} is none of the classifier's {classes}")
         clean = answers(network, images, batch_size)
         marked = answers(network, trigger(images[others]), batch_size)
     attack, robust = Rate.of_hits(marked == target), Rate.of_hits(marked == labels[others])

@@ -20,7 +20,7 @@ from unlearn.inversion import cleansed
 from unlearn.poisoned import anti_backdoor
 from unlearn.pruning import fine_pruning, lipschitz_pruning, neuron_pruning
 from unlearn.triggers import Images, Labels
-from unlearn.tuning import fine_tune, refreshed
+from unlearn.tuning import classes_of, fine_tune, refreshed
 from unlearn.universal import universal_unlearning
 
 Repair = Callable[..., nn.Module]
@@ -68,12 +68,10 @@ def repair(
     if len(images) != len(labels) or len(labels) < 10:
         raise ValueError(f"a repair needs ten clean pictures with labels; got {len(images)}, {len(labels)}")
     copied = copy.deepcopy(network).eval().requires_grad_(True)
-    with torch.no_grad():
-        said = copied(images[:1])
-    if not 0 <= int(labels.min()) <= int(labels.max()) < said.shape[1]:
+    lowest, highest, classes = int(labels.min()), int(labels.max()), classes_of(copied, images)
+    if not 0 <= lowest <= highest < classes:
         raise ValueError(
-            f"labels go from {int(labels.min())} to {int(labels.max())}, and the network has classes 0 to "
-            f"{said.shape[1] - 1}"
+            f"labels go from {lowest} to {highest}, and the network has classes 0 to {classes - 1}"
         )
     try:
         made = REPAIRS[method](copied, images, labels.long(), generator=generator, **settings)

@@ -108,6 +108,13 @@ def evaluated(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@torch.no_grad()
+def classes_of(network: nn.Module, images: Images) -> int:
+    """Return how many classes a classifier tells apart, by its answer to the first picture."""
+    with evaluated(network):
+        return network(images[:1]).shape[1]
+
+
 @contextmanager
 def drawn_by(generator: torch.Generator | None) -> Iterator[None]:
     """Let a generator decide about the layers that are made in this block.

@@ -77,6 +77,12 @@ class OneLineCommand(TyperCommand):
         return code
 
 
+def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments before the first `--`, and the files behind it."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return list(arguments[:place]), list(arguments[place + 1 :])
+
+
 def named(arguments: Sequence[str]) -> list[str]:
     """Return arguments in which no file is taken for an option, though its name begins with a dash.
 
@@ -84,10 +90,7 @@ def named(arguments: Sequence[str]) -> list[str]:
 
     Raises what typer raises for a wrong option, for what is neither a file nor one.
     """
-    before, files = list(arguments), list[str]()
-    if "--" in before:
-        place = before.index("--")
-        before, files = before[:place], before[place + 1 :]
+    before, files = parted(arguments)
     shown = []
     for previous, each in zip(["", *before], before, strict=False):
         if each.startswith("-") and os.path.lexists(each):

@@ -140,9 +140,8 @@ def _trial(wishes: Wishes, case: Case, learned: Sequence[str]) -> Iterator[tuple
     """Yield rows, each with a few pictures of clean and of triggered prompts."""
     model, trigger = case.model, case.trigger
     repairs = {name: partial(_repaired, wishes, name, model, learned, trigger) for name in wishes.methods}
-    attacked = min(wishes.attacked, len(case.prompts))
-    search = wishes.search if attacked else None
-    for row, made, drawn in case.rows(repairs, search=search, attacked=attacked, seed=wishes.seed):
+    search = wishes.search if wishes.attacked else None
+    for row, made, drawn in case.rows(repairs, search=search, attacked=wishes.attacked, seed=wishes.seed):
         if row.name == wishes.keep:
             write_folder(made, wishes.model, wishes.out / "model")
         yield row, (decoded(model, drawn.clean[:SHOWN]), decoded(model, drawn.triggered[:SHOWN]))

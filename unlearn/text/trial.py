@@ -53,7 +53,7 @@ class Case:
     ) -> Iterator[tuple[Row, LatentDiffusion, Drawn]]:
         """Yield the suspicious model, and each repair of it, with what was drawn.
 
-        `search` then looks for words on `attacked` prompts.
+        `search` then looks for words on `attacked` prompts, or on all where there are fewer.
         """
         compared = Comparison(self.model, self.prompts, self.before, self.judge)
         for name, make in {"nothing": lambda: self.model, **repairs}.items():
@@ -77,7 +77,8 @@ class Case:
         self, made: LatentDiffusion, drawn: Drawn, search: Reactivation, attacked: int, seed: int
     ) -> tuple[Rate, float | None]:
         """Search words for prompts whose trigger does nothing any more."""
-        shown = self.judge(decoded(made, drawn.triggered[:attacked]), range(attacked))
+        images = decoded(made, drawn.triggered[:attacked])
+        shown = self.judge(images, range(len(images)))
         resisting = (~shown).nonzero()[:, 0].tolist()
         prompts = [self.prompts[row] for row in resisting]
 
